@@ -1,4 +1,4 @@
-"""The channel layer over a SQLite file, for several processes on one machine."""
+"""The channel layer over a database: PostgreSQL, or a SQLite file on one machine."""
 
 from __future__ import annotations
 

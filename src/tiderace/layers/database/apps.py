@@ -1,4 +1,4 @@
-"""The app that brings the layer's tables on PostgreSQL."""
+"""The app with the migrations for the layer's tables on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db.models.signals import post_migrate
 
 
 class DatabaseLayerConfig(AppConfig):
-    """``"tiderace.layers.database"`` in ``INSTALLED_APPS``: its migrations.
+    """The app ``"tiderace.layers.database"`` for ``INSTALLED_APPS``.
 
     Only PostgreSQL needs it: on SQLite the layer has a file of its own.
     """
@@ -26,10 +26,10 @@ class DatabaseLayerConfig(AppConfig):
 
 
 def _create_without_migrations(using: str, **_: Any) -> None:
-    """Create the tables in a test database that is made without migrations.
+    """Create the tables in a test database that is created without migrations.
 
-    As with ``pytest --nomigrations`` and ``TEST: {"MIGRATE": False}``. Django makes the
-    tables of models then, and this app has none.
+    With ``pytest --nomigrations`` or ``TEST: {"MIGRATE": False}`` Django creates only the
+    tables of models, and this app has no models.
     """
     label = DatabaseLayerConfig.label
     connection = connections[using]

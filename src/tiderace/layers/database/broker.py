@@ -1,4 +1,4 @@
-"""The broker over a database, of whichever vendor."""
+"""The broker over a database of any vendor."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class DatabaseBroker:
 
     Args:
         vendor: the database.
-        prefix: what every name in its tables begins with.
+        prefix: the beginning of every name in its tables.
         publish_timeout: seconds a call waits for a database that is away or busy.
         max_bytes: bytes of a group's messages that are kept.
-        crypter: encrypts what members of presence show; None for no encryption.
+        crypter: encrypts the info of members of presence; None for no encryption.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class DatabaseBroker:
     async def subscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()
     ) -> None:
-        # From here on the feed, which reads all rows, returns those of these streams.
+        # The feed reads all rows; from now on it returns those of these streams too.
         self._wanted.add(self._stored(subjects), self._stored(queues))
 
     async def unsubscribe(
@@ -166,7 +166,7 @@ class DatabaseBroker:
             try:
                 await feed.open()
             except BaseException as error:
-                # A cancelled one, too: its thread goes on and opens the connection.
+                # Also when cancelled: a thread may go on and open the connection.
                 await self._close_feed()
                 if (
                     not isinstance(error, Exception)

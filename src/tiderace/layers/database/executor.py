@@ -1,8 +1,8 @@
 """Runs operations on the database in two threads per process, for all event loops.
 
-Operations that write wait in one line. Whatever waits when the thread is free is run as
-one transaction, and operations of one kind by one call, so that a hundred publications
-at once cost little more than one.
+One thread writes, the other reads. The operations that wait when the writing thread is
+free are run as one transaction, and operations of one kind by one call, so that a hundred
+publications at once cost little more than one.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ logger = logging.getLogger("tiderace.layers")
 # Seconds after which a thread without work ends and closes its connection.
 _IDLE = 30.0
 
-# Bytes of the operations in one transaction, unless it is a single one.
+# The most bytes of the operations in one transaction, unless it has a single operation.
 _MAX_GATHERED_BYTES = 16_000_000
 
-# Bytes of one operation: as Redis takes unless it is configured, and half of what
-# PostgreSQL and SQLite take.
+# The most bytes of one operation: the default limit of Redis, and half of the limits of
+# PostgreSQL and SQLite.
 _MAX_BYTES = 512 * 1024 * 1024
 
 Handler = Callable[[Cursor, list[Any]], Sequence[Any]]
 
 
-# What a caller gets; the last two say that no further try can succeed.
+# The exception for a caller, by fault; with the last two no further try can succeed.
 _FAILURES: dict[Fault, type[Exception]] = {
     Fault.REFUSED: LayerUnavailable,
     Fault.DENIED: LayerAccessDenied,
@@ -68,7 +68,7 @@ class _Operation:
         self.argument = argument
         self.lock = lock
         self.size = size
-        # Why it has been tried in vain.
+        # The error of the last try.
         self.error: Exception | None = None
         self.loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
         self.done: Any = (
@@ -94,16 +94,16 @@ class Executor:
         around_fork(self._pause, self._resume)
 
     def _start_empty(self) -> None:
-        self._writes = _Lane(self._vendor, write=True, timeout=self._timeout)
-        self._reads = _Lane(self._vendor, write=False, timeout=self._timeout)
+        self._writes = _OperationThread(self._vendor, write=True, timeout=self._timeout)
+        self._reads = _OperationThread(self._vendor, write=False, timeout=self._timeout)
 
     def _pause(self) -> None:
-        for lane in (self._writes, self._reads):
-            lane.pause()
+        for thread in (self._writes, self._reads):
+            thread.pause()
 
     def _resume(self) -> None:
-        for lane in (self._reads, self._writes):
-            lane.resume()
+        for thread in (self._reads, self._writes):
+            thread.resume()
 
     def _forget_parent(self) -> None:
         keep_alive((self._writes, self._reads))
@@ -130,7 +130,8 @@ class Executor:
         Raises:
             LayerUnavailable: when the database could not be reached in time, or refused.
             MessageTooLarge: when the database never takes a value of this size.
-            TypeError: when it never takes a value for another reason, as a NUL in a text.
+            TypeError: when it never takes a value for another reason, such as a NUL in a
+                text.
         """
         if size > _MAX_BYTES:
             raise MessageTooLarge(
@@ -155,17 +156,17 @@ class Executor:
         return result
 
     async def close(self) -> None:
-        """Close the connections, after the operations that wait; they are opened again."""
-        for lane in (self._reads, self._writes):
-            await self._wait(lane.close())
+        """Close the connections after the waiting operations; later ones open others."""
+        for thread in (self._reads, self._writes):
+            await self._wait(thread.close())
 
     def drop_connections(self) -> None:
         """Break the connections as a failure would; for tests."""
-        for lane in (self._reads, self._writes):
-            lane.drop()
+        for thread in (self._reads, self._writes):
+            thread.drop()
 
-    async def _run(self, lane: _Lane, operation: _Operation) -> Any:
-        lane.submit(operation)
+    async def _run(self, thread: _OperationThread, operation: _Operation) -> Any:
+        thread.submit(operation)
         return await self._wait(operation)
 
     async def _wait(self, operation: _Operation) -> Any:
@@ -184,11 +185,11 @@ class Executor:
             ) from operation.error
 
 
-class _Lane:
+class _OperationThread:
     """A thread with a connection, and the operations that wait for it.
 
-    The thread is started when it is needed. It ends, and closes the connection, when it
-    has been idle for a while.
+    The thread is started by an operation. It closes the connection and ends after 30
+    seconds without operations.
     """
 
     def __init__(self, vendor: Vendor, *, write: bool, timeout: float) -> None:
@@ -217,7 +218,7 @@ class _Lane:
                 self._changed.notify()
 
     def close(self) -> _Operation:
-        """Close the connection after the operations that wait; return what to wait for."""
+        """Close the connection after the waiting operations; return an operation to await."""
         operation = _Operation(_close, None)
         if self._connection is None and not self._waiting:
             operation.done.set_result(None)
@@ -244,14 +245,14 @@ class _Lane:
     def _work(self) -> None:
         while batch := self._next_batch():
             self._run(batch)
-            # Keeps no caller's objects alive while it waits.
+            # Waiting for the next batch must not keep callers' objects alive.
             del batch
         # A layer that was dropped without close() would leave its connection open; the
         # next thread opens another one.
         self.drop()
 
     def _next_batch(self) -> list[_Operation]:
-        """Wait for operations; return none when there were none for a while."""
+        """Wait for operations; return none after 30 seconds without any."""
         with self._changed:
             while not self._waiting:
                 if not self._changed.wait(_IDLE) and not self._waiting:
@@ -308,7 +309,7 @@ class _Lane:
                     time.sleep(_backoff(tries))
                     continue
                 if len(batch) > 1:
-                    # The others of the transaction may succeed.
+                    # One by one: without the one at fault the others may succeed.
                     for each in batch:
                         self._run([each])
                 else:
@@ -321,7 +322,7 @@ class _Lane:
         """Run operations as one transaction.
 
         Returns:
-            Those that were not given up while the database was waited for, and their
+            The operations that were not given up before the transaction began, and their
             results.
         """
         connection = self._connection
@@ -347,7 +348,7 @@ class _Lane:
         return batch, results
 
     def _was_committed(self, unknown: OutcomeUnknown) -> bool:
-        """Find out what became of a transaction, by new connections.
+        """Return whether a transaction was committed, by new connections.
 
         Raises:
             LayerUnavailable: when the database could not be reached in time.
@@ -377,7 +378,7 @@ class _Lane:
             connection.close()
 
     def _failure(self, fault: Fault | None, error: Exception) -> Exception:
-        """Return what the caller of a failed operation gets."""
+        """Return the exception for the caller of a failed operation."""
         if fault is None:
             return error
         failure = _FAILURES[fault](
@@ -400,8 +401,8 @@ def one_by_one(
 
 
 def _close(cursor: Cursor, arguments: list[Any]) -> Sequence[Any]:
-    """Mark the operation that closes a lane's connection; never called."""
-    raise AssertionError("the lane closes its connection instead")
+    """The handler that marks the operation to close a connection; never called."""
+    raise AssertionError("the thread closes its connection instead")
 
 
 def _call_handlers(cursor: Cursor, batch: list[_Operation]) -> list[Any]:

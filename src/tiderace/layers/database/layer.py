@@ -29,15 +29,15 @@ class DatabaseChannelLayer(PubSubLayer):
 
     On SQLite it connects the processes of one machine. It has a file of its own beside
     the site's, which it creates: it needs no migration, and the site's writes do not
-    wait for it. A commit survives the end of every process; a power cut may lose the
-    last ones, which subscribers are told.
+    wait for it. A commit survives the end of every process. A power cut may lose the last
+    commits; subscribers are told so.
 
     Args:
         using: the database in ``DATABASES``, of PostgreSQL or SQLite unless ``path`` is
             given.
         path: the SQLite file of the layer; by default beside the site's, named
             ``<name>.tiderace.sqlite3``. It must be on a local disk.
-        prefix: what every name in the tables begins with.
+        prefix: the beginning of every name in the tables.
         expiry: seconds a message waits for its reader, and in which a process that
             was cut off misses nothing; 60.
         group_expiry: seconds a named channel stays in a group; one day. Sockets stay
@@ -119,12 +119,12 @@ class DatabaseChannelLayer(PubSubLayer):
 
 
 def _first(name: str) -> int:
-    """Return the number of the broker of a name: there is one."""
+    """Return the index of the broker for a name: 0, as there is one broker."""
     return 0
 
 
 def make_vendor(using: str, path: str | Path | None, notify_dsn: str) -> Vendor:
-    """Return what connects to a database of the project.
+    """Return the vendor of a database of the project.
 
     Raises:
         InvalidChannelLayerError: when the layer cannot use it.

@@ -1,7 +1,7 @@
 """Processes in the database, and the members of groups in each of them.
 
-Memberships of a process last as long as its row, which expires unless it is extended:
-so a renewal changes one row, however many groups there are.
+The memberships of a process last as long as its row, which expires unless it is extended.
+So a renewal changes one row, for any number of groups.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class DatabaseMemberships:
 
     Args:
         executor: runs the operations.
-        prefix: what every stored name begins with.
+        prefix: the beginning of every stored name.
     """
 
     def __init__(self, executor: Executor, prefix: str) -> None:
         self._executor = executor
         self._prefix = prefix
-        # Written by a renewal: a row without it was made anew after it had expired, and
-        # its memberships are gone.
+        # Written by a renewal. A row without it was created anew after the old one had
+        # expired, and the memberships were deleted with that.
         self._token = secrets.token_hex(8)
 
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
-        # How long it lasts is decided when it is read, by the same number.
+        # ``seconds`` is applied by the reader: ``members_age`` of a publication.
         name = self._prefix + subject
         await self._executor.write(_join, (name, member), lock=(f"stream {name}",))
 

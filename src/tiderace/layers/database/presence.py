@@ -44,8 +44,8 @@ class DatabasePresenceStore:
     Args:
         config: times and limits.
         executor: runs the operations.
-        prefix: what every stored name begins with.
-        crypter: a ``MultiFernet`` for what members show; None for no encryption.
+        prefix: the beginning of every stored name.
+        crypter: a ``MultiFernet`` for the info of members; None for no encryption.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The presence of one group in one transaction.
 
-It follows the rules of ``MemoryPresenceStore``, with the same words.
+The rules and the names are those of ``MemoryPresenceStore``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tiderace.presence.store import Member, PresenceConfig, PresenceEvent
 
 @dataclass(slots=True)
 class _UserRow:
-    """A user who is present, if ``client`` is not empty, and the event about them.
+    """The row of a user: their presence, and the claimed event about them.
 
-    The event is one that was handed out and is not confirmed yet; there is none while
-    ``claim_kind`` is empty.
+    The user is present if ``client``, the presence id, is not empty. A claimed event was
+    handed out and is not confirmed yet; there is none while ``claim_kind`` is empty.
     """
 
     client: str = ""
@@ -58,7 +58,7 @@ class PresenceGroup:
         config: times and limits.
 
     Attributes:
-        events: what follows from the changes, in order.
+        events: the events that the changes cause, in order.
     """
 
     def __init__(self, cursor: Cursor, name: str, config: PresenceConfig) -> None:
@@ -281,6 +281,6 @@ class PresenceGroup:
 
 
 def identity_of(member: Member) -> str:
-    """Return what a member is counted by: the user, or an anonymous connection."""
+    """Return the identity by which a member is counted: user or anonymous connection."""
     # PostgreSQL stores no NUL.
     return member.user or f"\1{member.client}"

@@ -37,7 +37,7 @@ class DatabaseQueues:
 
     Args:
         executor: runs the operations.
-        prefix: what every stored name begins with.
+        prefix: the beginning of every stored name.
     """
 
     def __init__(self, executor: Executor, prefix: str) -> None:
@@ -117,7 +117,7 @@ def _push(cursor: Cursor, push: _Push) -> bool:
 def _take(cursor: Cursor, argument: tuple[str, int]) -> _Taken | None:
     queue, lease_ms = argument
     now = cursor.now_ms
-    # The oldest first: also one whose lease has ended, as its reader died.
+    # The oldest first, including messages whose lease has ended because a reader died.
     found = cursor.fetch(
         "SELECT id, expires_ms, data FROM tiderace_layer_queue WHERE queue = %s "
         "AND taken_until_ms <= %s AND expires_ms > %s ORDER BY id LIMIT 1",
@@ -152,7 +152,7 @@ def _nack(cursor: Cursor, returned: _Return) -> None:
     ):
         if not acked:
             return
-        # With its id it is at the head again.
+        # With its old id it is the first of the queue again.
         cursor.insert(
             "queue",
             ("id", "queue", "data", "expires_ms"),

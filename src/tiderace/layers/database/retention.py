@@ -1,8 +1,9 @@
-"""How much of a stream is kept, and what may be deleted.
+"""Decides which messages of a stream are kept, and which may be deleted.
 
-Everything is kept for ``keep``, for processes that were disconnected; the last
-``history`` messages are kept for as long as a topic's history. Messages are deleted in
-ranges of offsets: those that were there at a mark, once a whole period has passed since.
+All messages are kept for the period of ``keep``, for processes that were disconnected. The
+last messages, as many as the topic's history has, are kept for the period of the history.
+Messages are deleted in ranges of offsets: a mark notes the last offset, and one period
+later the messages up to it are deleted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tiderace.layers.broker import Retention
 # A position is kept this many times as long as the messages.
 _POSITION_LIFETIMES = 10
 
-# The same before the first message, of those that are kept for processes; listeners
-# extend it in time.
+# Before the first message, the position is kept this many times as long as messages are
+# kept for processes; listeners extend it in time.
 _EMPTY_LIFETIMES = 3
 
 _STEPS = 4  # parts in which the bytes of a stream are counted
@@ -30,31 +31,32 @@ class StreamRetention(msgspec.Struct, array_like=True):
     """None until a history is given."""
     history_ms: int = 0
     mark: tuple[int, int] = (0, 0)
-    """An offset and when it was the last one, at most one period of ``keep`` ago."""
+    """The last offset at a time at most one period of ``keep`` ago, and that time."""
     history_mark: tuple[int, int] = (0, 0)
     """The same for periods of the history."""
     steps: list[int] = []
-    """The last offset at each of the last steps of bytes, the oldest first."""
+    """The last offset at each of the last steps, the oldest first. A step is a quarter of
+    the bytes that are kept."""
     leaps: list[tuple[int, int]] = []
     """Skipped offsets: the one before and the first one after each leap, latest first."""
 
     @classmethod
     def decode(cls, text: str) -> StreamRetention:
-        """Return what ``encode`` has made into text."""
+        """Return the retention that ``encode`` has returned as text."""
         return _decoder.decode(text)
 
     def encode(self) -> str:
-        """Return it as text."""
+        """Return the retention as text."""
         return msgspec.json.encode(self).decode()
 
     @property
     def ttl_ms(self) -> int:
-        """How long a message is kept at most."""
+        """The milliseconds that a message is kept at most."""
         return max(self.keep_ms, self.history_ms if self.history_size else 0, 1000)
 
     def position_ttl_ms(self, last: int) -> int:
-        """Return how long the position of a stream lasts without use."""
-        # Clients can subscribe to any number of names, and to those with a long history.
+        """Return the milliseconds that the position of a stream lasts without use."""
+        # Short before the first message: clients can subscribe to any number of names.
         if not last:
             return max(self.keep_ms, 1000) * _EMPTY_LIFETIMES
         return self.ttl_ms * _POSITION_LIFETIMES
@@ -78,14 +80,14 @@ class StreamRetention(msgspec.Struct, array_like=True):
         return start
 
     def surplus(self, keep_size: int, last: int) -> int:
-        """Return the offset up to which messages are more than are kept, or less than 1."""
+        """Return the offset up to which messages exceed the size; below 1 for none."""
         return self.start_of_last(max(keep_size, self.history_size or 0), last)
 
     def add_step(self, last: int) -> int:
-        """Note that a quarter of the bytes that are kept has been published.
+        """Note that another quarter of the bytes that are kept was published.
 
         Returns:
-            The offset up to which messages are beyond the bytes; 0 for none.
+            The offset up to which messages exceed the bytes; 0 for none.
         """
         self.steps = [*self.steps, last]
         return self.steps.pop(0) if len(self.steps) >= _STEPS else 0

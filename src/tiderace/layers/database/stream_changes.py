@@ -1,4 +1,4 @@
-"""Changes of streams in the database: appended messages, and what they make obsolete."""
+"""Changes of streams in the database: appends messages, and deletes obsolete ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tiderace.layers.database.vendor import Cursor, FeedRow
 
 _EPOCH_SIZE = 6  # bytes
 
-# By what offsets leap at least when commits may have been lost: more messages than can
-# be lost at once. As much again is random, so that two leaps from one offset do not meet.
+# The least number of offsets that are skipped when commits may have been lost: more than
+# can be lost at once. Up to as many again are added at random, so that two leaps from one
+# offset do not reach the same one.
 _LEAP = 1 << 20
 
-_KEYS = 500  # of one statement
+_KEYS = 500  # idempotency keys in one statement
 
-_TRIM_EVERY = 64  # messages after which those beyond the size are deleted
+_TRIM_EVERY = 64  # messages of a stream between two deletions of those beyond the size
 
 _ENTRY_COLUMNS = (
     "subject",
@@ -71,7 +72,7 @@ class _StreamRow:
     check_ms: int
     retention: StreamRetention
     is_new: bool = False
-    is_changed: bool = False  # more than `last` and `bytes`
+    is_changed: bool = False  # in more than `last` and `bytes`
     old_last: int = 0
     obsolete: int = 0  # the last offset to delete
 
@@ -156,7 +157,7 @@ class StreamAppender:
         stream.is_changed = True
 
     def _count(self, stream: _StreamRow, publication: AppendRequest, now: int) -> None:
-        """Note a message in the retention of its stream, and what it makes obsolete."""
+        """Count a message in the retention of its stream, and set ``obsolete``."""
         retention, history = stream.retention, publication.history
         if history is not None and (
             history.size != retention.history_size
@@ -248,7 +249,7 @@ def _new_stream(cursor: Cursor, name: str) -> _StreamRow:
 
 
 def _store(cursor: Cursor, streams: Iterable[_StreamRow], now: int) -> None:
-    """Store the rows of streams: all of them where they are new or changed."""
+    """Store the rows of streams: all columns where they are new or changed."""
     whole, counted = [], []
     for each in streams:
         check_ms = now + each.retention.ttl_ms
@@ -302,7 +303,7 @@ def _store(cursor: Cursor, streams: Iterable[_StreamRow], now: int) -> None:
 def find_keys(
     cursor: Cursor, keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], Position]:
-    """Return the positions of what was published lately under idempotency keys."""
+    """Return the positions of publications by idempotency keys that have not expired."""
     rows = cursor.select(
         "once",
         ("subject", "idempotency_key", "epoch", "number", "expires_ms"),
@@ -318,7 +319,7 @@ def find_keys(
 
 @one_by_one
 def expire_keys(cursor: Cursor, keys: tuple[str, Sequence[str]]) -> None:
-    """Let idempotency keys of a stream end that have a longer life."""
+    """Shorten the life of idempotency keys of a stream to five minutes from now."""
     subject, names = keys
     expires_ms = cursor.now_ms + int(KEY_TTL * 1000)
     for start in range(0, len(names), _KEYS):

@@ -20,11 +20,10 @@ from tiderace.layers.database.stream_changes import (
 from tiderace.layers.database.vendor import Cursor
 
 # A position is extended when half of its lifetime has passed without use, so that
-# subscribers of idle streams hardly write. They look at it three or ten times in a
-# lifetime.
+# subscribers of idle streams hardly write. They read it three or ten times in a lifetime.
 _TOUCH_PARTS = 2
 
-# What one call of ``read_after`` returns at most.
+# The most that one call of ``read_after`` returns.
 _PAGE_ROWS = 1000
 _PAGE_BYTES = 1_000_000
 
@@ -36,7 +35,7 @@ class DatabaseStreams:
 
     Args:
         executor: runs the operations.
-        prefix: what every stored name begins with.
+        prefix: the beginning of every stored name.
         max_bytes: bytes of messages that each stream keeps.
     """
 
@@ -149,7 +148,7 @@ class DatabaseStreams:
                 above=above,
                 below=below,
                 since_ms=cursor.now_ms - history_ms,
-                # A client's limit may be more than the database counts.
+                # The limit of a client may exceed the integers of the database.
                 limit=history.size if limit is None else min(limit, history.size),
                 reverse=reverse,
             )
@@ -163,7 +162,7 @@ class DatabaseStreams:
                 lock=(f"stream {name}",),
             )
             if end is None:
-                # Nothing was there, unless it was published meanwhile.
+                # There was no stream; a message may have been published meanwhile.
                 end, messages, _ = await self._executor.read(read)
                 return end or created, messages
         return cast("Position", end), messages

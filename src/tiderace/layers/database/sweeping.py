@@ -1,4 +1,4 @@
-"""Deletes what has expired, in short transactions, and only where there is something."""
+"""Deletes expired rows in short transactions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiderace.layers.database.vendor import Cursor
 _ROWS = 200  # deleted from one table by one transaction
 _MESSAGES = 1000  # deleted from one stream by one transaction
 
-# Tables whose rows expire by themselves: the key, and which rows have expired.
+# Tables whose rows expire one by one: name, key, and the condition of expired rows.
 _EXPIRING = (
     ("once", "subject, idempotency_key", "expires_ms <= %s"),
     ("queue", "id", "expires_ms <= %s"),
@@ -24,7 +24,7 @@ _EXPIRING = (
 class Sweeper:
     """Deletes expired rows.
 
-    Any process may do it, at any time: several at once only do the same twice.
+    Any process may do it at any time; several at once only repeat each other's work.
 
     Args:
         executor: runs the operations.
@@ -34,7 +34,7 @@ class Sweeper:
         self._executor = executor
 
     async def sweep(self) -> None:
-        """Delete what has expired; without a transaction that writes if nothing has.
+        """Delete expired rows; without any, no transaction writes.
 
         Raises:
             LayerUnavailable: when the database could not be reached.
@@ -90,7 +90,7 @@ def _find_due(
 
 @one_by_one
 def _sweep_stream(cursor: Cursor, subject: str) -> None:
-    """Delete what is not kept of a stream, and the stream after long without use."""
+    """Delete the messages of a stream that are not kept, and a stream that is not used."""
     now = cursor.now_ms
     rows = cursor.fetch(
         "SELECT last_number, used_ms, retention FROM tiderace_layer_stream "

@@ -1,7 +1,7 @@
-"""The contract of a vendor: what differs between databases, below the same SQL.
+"""The contract of a vendor: connections, feed and errors of one kind of database.
 
-The stores run statements that SQLite and PostgreSQL both take, with ``%s`` for
-parameters, names with the layer's prefix, and times in whole milliseconds.
+The stores run SQL that SQLite and PostgreSQL both take, with ``%s`` for parameters, names
+with the layer's prefix, and times in whole milliseconds. What differs is in the vendors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class FeedRow(NamedTuple):
-    """Something new for other processes: a message of a stream, or a queue to take from."""
+    """News for other processes: a message of a stream, or a queue with a message to take."""
 
     subject: str
     """The name of the stream, or of the queue."""
@@ -27,14 +27,14 @@ class FeedRow(NamedTuple):
 class Wanted:
     """The streams and queues that a process subscribes to.
 
-    Changed in any thread, in one step under the GIL each.
+    Any thread may change it: each change is one step under the GIL.
     """
 
     def __init__(self) -> None:
         self.subjects: set[str] = set()
         self.queues: set[str] = set()
         self.version = 0
-        """Raised after every change."""
+        """Incremented after every change."""
 
     def add(self, subjects: Collection[str], queues: Collection[str]) -> None:
         """Subscribe to streams and queues."""
@@ -53,22 +53,22 @@ class Fault(enum.Enum):
     """The kind of an error of the database: whether the operation is tried again."""
 
     TRANSIENT = "transient"
-    """The database is away or busy; tried again until the caller's time is over."""
+    """The database is away or busy; tried again until the operation's timeout."""
     DENIED = "denied"
     """The database refuses the user, or the system access to its file; not tried again."""
     REFUSED = "refused"
-    """The database refuses the statement, as with a full disk; not tried again here."""
+    """The database refuses the statement, as with a full disk; not tried again."""
     TOO_LARGE = "too large"
     """The database never takes a value of this size."""
     INVALID = "invalid"
-    """The database never takes this value, as a NUL in a text."""
+    """The database never takes this value, such as a text with a NUL."""
 
 
 class OutcomeUnknown(Exception):
     """The connection broke before the reply to a COMMIT.
 
     Args:
-        transaction: what ``Vendor.was_committed`` finds it by.
+        transaction: identifies the transaction for ``Vendor.was_committed``.
     """
 
     def __init__(self, transaction: object) -> None:
@@ -80,7 +80,7 @@ class Cursor(Protocol):
     """One transaction."""
 
     announced: list[FeedRow]
-    """The rows that ``DatabaseConnection.announce`` sends after the commit; stores append to it."""
+    """The rows to announce after the commit; stores append to it."""
 
     @property
     def now_ms(self) -> int:
@@ -88,10 +88,10 @@ class Cursor(Protocol):
 
     @property
     def timeline(self) -> str:
-        """Changes when the database may have lost its last commits.
+        """An id that changes when the database may have lost its last commits.
 
-        It is compared with the one under which a stream was last written, so that
-        offsets which subscribers have seen are not used again.
+        It is compared with the timeline of the last write to a stream, so that no offset
+        that subscribers have received is used again.
         """
 
     def lock(self, names: Sequence[str]) -> None:
@@ -173,17 +173,18 @@ class Feed(Protocol):
     """Reads new rows of the database, in one event loop."""
 
     async def open(self) -> None:
-        """Connect. Every row that is committed after this has returned is returned."""
+        """Connect. ``read`` returns every row that is committed after this has returned."""
 
     async def read(self) -> Sequence[FeedRow]:
-        """Wait for new rows, and return those that are wanted; it may be none.
+        """Wait for new rows, and return those in ``wanted``; possibly none.
 
-        Rows of one stream come in order. A row may be missing only where the next one of
-        its stream shows it (by ``before``). A row that is committed after its stream was
-        wanted is not left out, whenever its statement began.
+        Rows of one stream come in order. A row may be missing only where ``before`` of
+        the next row of its stream shows it. A row that is committed after its stream was
+        added to ``wanted`` is returned, even if its transaction began earlier.
 
-        Raises an error that ``Vendor.explain`` explains; the feed is closed then, and
-        another one opened.
+        Raises:
+            Exception: one that ``Vendor.explain`` explains; the caller then closes the
+                feed and opens another one.
         """
 
     async def close(self) -> None:
@@ -194,16 +195,16 @@ class Feed(Protocol):
 
 
 class Vendor(Protocol):
-    """One database server or file, and how to reach it.
+    """One database server or file: makes its connections and feeds.
 
-    Its objects may be used before and after a fork: ``Executor`` and the broker close
-    connections and feeds before it.
+    It may be used before and after a fork: ``Executor`` and the broker close connections
+    and feeds before a fork.
     """
 
     max_gathered: int
-    """Operations in one transaction."""
+    """The most operations in one transaction."""
     max_locks: float
-    """Names that one transaction locks, unless a single operation has more."""
+    """The most names that one transaction locks, unless a single operation has more."""
 
     @property
     def location(self) -> str:
@@ -218,7 +219,7 @@ class Vendor(Protocol):
         """Return whether a transaction was committed after all, by a new connection."""
 
     def open_feed(self, wanted: Wanted) -> Feed:
-        """Return a new feed, not yet connected, of the rows that are wanted."""
+        """Return a new feed, not yet connected, of the rows in ``wanted``."""
 
     def explain(self, error: Exception) -> Fault | None:
-        """Return what an error of the database means; None for an error of another kind."""
+        """Return the kind of an error of the database; None for any other error."""

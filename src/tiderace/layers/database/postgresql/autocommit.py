@@ -1,4 +1,4 @@
-"""A connection that sends several statements at once, and whose every wait has a deadline."""
+"""A connection that sends several statements at once, with a deadline for each reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tiderace.layers.database.postgresql.errors import (
 from tiderace.layers.database.postgresql.parameters import connection_parameters
 from tiderace.layers.database.postgresql.values import Value
 
-# The fastest for a single descriptor.
+# The fastest selector for a single descriptor.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
@@ -38,9 +38,9 @@ class Statement(NamedTuple):
 class AutocommitConnection:
     """A connection in autocommit mode, without prepared statements.
 
-    psycopg waits without a limit for a server that does not reply, as a stopped one or
-    one behind a cut network. Here every wait ends at ``deadline``, and closes the
-    connection.
+    psycopg waits without a limit for a server that does not reply because it is stopped,
+    or because the network is cut. Here every wait ends at ``deadline``, and the connection
+    is closed then.
 
     Args:
         connection: an open one.
@@ -58,7 +58,7 @@ class AutocommitConnection:
         """Connect with the parameters of Django's connection ``using``.
 
         Raises:
-            DatabaseRefused: when waiting does not help, with what to do.
+            DatabaseRefused: when another attempt cannot succeed, with advice.
             psycopg.OperationalError: when the server cannot be reached.
         """
         parameters = connection_parameters(using, timeout, application="tiderace")
@@ -87,7 +87,7 @@ class AutocommitConnection:
         break_connection(self._pgconn)
 
     def run(self, statements: Sequence[Statement]) -> list[PGresult]:
-        """Run statements in one round trip; after one that fails the others are left out.
+        """Run statements in one round trip; after one that fails the others do not run.
 
         Returns:
             Their results, with values in the binary format.
@@ -161,12 +161,12 @@ class AutocommitConnection:
         return pgconn.get_result()
 
     def _wait(self, wanted: int) -> int:
-        """Wait until the socket is ready; return for what."""
+        """Wait until the socket is ready; return the events that are ready."""
         with _Selector() as selector:
             selector.register(self._pgconn.socket, wanted)
             while True:
                 left = self.deadline - time.monotonic()
-                # A selector takes no longer time; it is asked again.
+                # Selectors refuse much longer timeouts; the loop repeats them.
                 if events := selector.select(min(max(left, 0.0), 3600.0)):
                     ready: int = events[0][1]
                     return ready

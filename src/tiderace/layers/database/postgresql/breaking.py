@@ -1,4 +1,4 @@
-"""Breaks open connections: PostgreSQL drops and copies no database that has any."""
+"""Breaks open connections, so that test runners can drop or copy the database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Droppable(Protocol):
     """An object with a connection that may be broken."""
 
     def drop(self) -> None:
-        """Break the connection; it is opened again when needed. Any thread may call."""
+        """Break the connection; any thread may call it. The owner opens another one."""
 
 
 open_connections: weakref.WeakSet[Droppable] = weakref.WeakSet()
@@ -34,7 +34,8 @@ def break_connection(pgconn: psycopg.pq.abc.PGconn) -> None:
 
 
 def _before_database_is_dropped(sender: Any, connection: Any, **_: Any) -> None:
-    # Test runners alone connect to no database: to create, copy or drop one.
+    # Only test runners connect without a database: to create, copy or drop one.
+    # PostgreSQL does not drop or copy a database with open connections.
     if connection.alias == NO_DB_ALIAS:
         for each in list(open_connections):
             each.drop()

@@ -1,4 +1,4 @@
-"""A connection of a lane, and its transactions."""
+"""The connections of ``Executor`` on PostgreSQL, and the transactions on them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tiderace.layers.database.postgresql.schema import column_type
 from tiderace.layers.database.postgresql.values import Value, as_array, as_value
 from tiderace.layers.database.vendor import FeedRow, OutcomeUnknown
 
-# Of advisory locks, whose space a database shares among all applications.
+# The class of the layer's advisory locks: all applications of a database share their keys.
 _LOCK_CLASS = zlib.crc32(b"tiderace") - 2**31
 
-# Seconds that a transaction may wait for its process: one that is stopped in the middle
-# of it keeps the locks of its topics no longer.
+# Seconds that a transaction may wait for its process: a process that is stopped during a
+# transaction holds the locks of its topics no longer.
 _MAX_PAUSE = 3
 
 _BEGIN_WRITE = b"BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -43,9 +43,9 @@ _NOTIFY = (
     f"(SELECT count(pg_notify('{CHANNEL}', payload)) FROM unnest($1) payload)"
 ).encode()
 
-# A server that takes over has another timeline, and the connection may go through a
-# pooler: so it is read each time. One that does not wait for its disk may lose commits
-# when it restarts.
+# A server that takes over has another timeline. It is read in each transaction, since the
+# connection may go through a pooler. A server that does not wait for its disk may lose
+# commits at a restart, so for that one the time of its start is added.
 _TIMELINE = (
     "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || CASE WHEN 'off' IN "
     "(current_setting('synchronous_commit'), current_setting('fsync')) "
@@ -59,9 +59,9 @@ _TakeRows = Callable[[Sequence[tuple[Any, ...]]], None]
 
 
 class WrittenEntry(NamedTuple):
-    """An entry, which no other transaction can have written.
+    """The identity of an entry that a transaction has written.
 
-    After a crash another one may get its number, but not at the same time.
+    After a crash another entry may get the same number, but not the same time.
     """
 
     subject: str
@@ -71,44 +71,49 @@ class WrittenEntry(NamedTuple):
 
 
 class WriteTransaction(NamedTuple):
-    """What a transaction is recognised by when the reply to its COMMIT was lost."""
+    """Identifies a transaction when the reply to its COMMIT was lost."""
 
     number: str
-    """The server's; after a crash it may be that of another transaction."""
+    """The transaction id of the server; after a crash another transaction may get it."""
     timeline: str
     entry: WrittenEntry | None = None
-    """One that it has written."""
+    """An entry that the transaction has written; None for none."""
 
 
 class PostgresCursor:
     """One transaction.
 
-    Statements without a result wait for the next one that has one, or for the commit,
-    and are sent together with it.
+    Statements without a result are not sent at once, but together with the next one that
+    has a result, or with the commit.
 
     Args:
-        session: runs it.
+        connection: runs its statements.
         using: the alias of the database.
-        write: whether it changes something.
+        write: whether it may change rows.
         timeout: seconds until it is given up.
     """
 
     def __init__(
-        self, session: AutocommitConnection, using: str, *, write: bool, timeout: float
+        self,
+        connection: AutocommitConnection,
+        using: str,
+        *,
+        write: bool,
+        timeout: float,
     ) -> None:
         self.announced: list[FeedRow] = []
         self.ids: dict[tuple[str, int], int] = {}
         """The ids of the new entries, by stream and offset."""
         self.transaction: WriteTransaction | None = None
-        """What ``PostgresConnection.was_committed`` recognises it by, once it has begun."""
+        """Its identity for ``PostgresConnection.was_committed``; None before it begins."""
         self.is_open = False
-        self._session = session
+        self._connection = connection
         self._using = using
         self._write = write
         self._timeout = timeout
         self._now_ms = 0
         self._timeline = ""
-        # Statements that are not sent yet, with what takes their rows.
+        # Statements that are not sent yet, each with the function that takes its rows.
         self._waiting: list[tuple[Statement, _TakeRows | None]] = []
         self._entry: WrittenEntry | None = None
 
@@ -126,7 +131,7 @@ class PostgresCursor:
         self._begin(sorted({zlib.crc32(name.encode()) - 2**31 for name in names}))
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._session.rows(self._run(_statement(sql, parameters)))
+        return self._connection.rows(self._run(_statement(sql, parameters)))
 
     def select(
         self,
@@ -138,7 +143,9 @@ class PostgresCursor:
         if not keys:
             return []
         sql = _select(table, tuple(columns), tuple(key_columns))
-        return self._session.rows(self._run(Statement(sql, _arrays(key_columns, keys))))
+        return self._connection.rows(
+            self._run(Statement(sql, _arrays(key_columns, keys)))
+        )
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         return self._run(_statement(sql, parameters)).command_tuples or 0
@@ -163,7 +170,7 @@ class PostgresCursor:
 
     def commit(self) -> str:
         """Commit the transaction; return the server's reply."""
-        # Before it is sent, the transaction has to be identified.
+        # The identity of the transaction has to be known before the COMMIT is sent.
         self._require_begun()
         if self.transaction is not None:
             self.transaction = self.transaction._replace(entry=self._entry)
@@ -175,7 +182,7 @@ class PostgresCursor:
         if self.is_open:
             return
         self.is_open = True
-        self._session.deadline = time.monotonic() + self._timeout
+        self._connection.deadline = time.monotonic() + self._timeout
         milliseconds = max(1, int(self._timeout * 1000))
         role = role_of(self._using)
         statements = [Statement(_BEGIN_WRITE if self._write else _BEGIN_READ)]
@@ -203,26 +210,26 @@ class PostgresCursor:
         self.ids.update({(subject, number): row_id for row_id, subject, number in rows})
 
     def _run(self, statement: Statement) -> PGresult:
-        """Run a statement after those that wait; return its result."""
+        """Run the waiting statements and this one; return its result."""
         self._begin()
         self._waiting.append((statement, None))
         return self._send()
 
     def _send(self) -> PGresult:
-        """Run the statements that wait; return the last result."""
+        """Run the waiting statements; return the last result."""
         waiting, self._waiting = self._waiting, []
         try:
-            results = self._session.run([statement for statement, _ in waiting])
+            results = self._connection.run([statement for statement, _ in waiting])
         except psycopg.Error as error:
             raise advise_statement(error, self._using) from error
         for (_, take), result in zip(waiting, results, strict=True):
             if take is not None:
-                take(self._session.rows(result))
+                take(self._connection.rows(result))
         return results[-1]
 
 
 class PostgresConnection:
-    """The connection of one lane; opened again by the next transaction when it breaks.
+    """A connection to PostgreSQL; when it breaks, the next transaction opens another.
 
     Args:
         using: the alias of the database.
@@ -232,15 +239,15 @@ class PostgresConnection:
     def __init__(self, using: str, timeout: float) -> None:
         self._using = using
         self._timeout = timeout
-        self._session = AutocommitConnection.open(using, timeout)
+        self._connection = AutocommitConnection.open(using, timeout)
         self._cursor: PostgresCursor | None = None
         self._ids: dict[tuple[str, int], int] = {}
 
     def begin(self, *, write: bool, timeout: float) -> PostgresCursor:
-        if self._session.closed:
-            self._session = AutocommitConnection.open(self._using, timeout)
+        if self._connection.closed:
+            self._connection = AutocommitConnection.open(self._using, timeout)
         self._cursor = PostgresCursor(
-            self._session, self._using, write=write, timeout=timeout
+            self._connection, self._using, write=write, timeout=timeout
         )
         return self._cursor
 
@@ -251,8 +258,10 @@ class PostgresConnection:
         try:
             status = cursor.commit()
         except psycopg.Error as error:
-            # Also when an administrator ends a connection that waits for its replica.
-            if cursor.transaction and (error.sqlstate is None or self._session.closed):
+            # Closed with a code: an administrator ended it while it waited for a replica.
+            if cursor.transaction and (
+                error.sqlstate is None or self._connection.closed
+            ):
                 self.close()
                 raise OutcomeUnknown(cursor.transaction) from error
             raise
@@ -262,25 +271,25 @@ class PostgresConnection:
 
     def rollback(self) -> None:
         cursor, self._cursor = self._cursor, None
-        if cursor is None or self._session.closed:
+        if cursor is None or self._connection.closed:
             return
         try:
-            self._session.run([Statement(b"ROLLBACK")])
+            self._connection.run([Statement(b"ROLLBACK")])
         except psycopg.Error:
             self.close()
 
     def announce(self, rows: Sequence[FeedRow]) -> None:
         payloads = encode(rows, self._ids)
         self._ids = {}
-        self._session.deadline = time.monotonic() + self._timeout
-        with contextlib.suppress(psycopg.Error):  # feeds look for rows, too
-            self._session.run([Statement(_NOTIFY, (as_array("text", payloads),))])
+        self._connection.deadline = time.monotonic() + self._timeout
+        with contextlib.suppress(psycopg.Error):  # feeds poll, too
+            self._connection.run([Statement(_NOTIFY, (as_array("text", payloads),))])
 
     def was_committed(self, transaction: WriteTransaction) -> bool:
         """Return whether a transaction of a connection that has failed was committed.
 
-        One without entries counts as lost after a failover, as its number may be that
-        of another one: rather twice than not at all.
+        After a failover its number may be that of another transaction. A transaction
+        without entries then counts as lost: running it twice is better than not at all.
         """
         seems_committed = self._has_committed(transaction)
         entry = transaction.entry
@@ -293,7 +302,7 @@ class PostgresConnection:
         )
         if found:
             return found == [(entry.epoch, entry.published_ms)]
-        # It was deleted since, or never there.
+        # The entry was deleted since, or never committed.
         return seems_committed and bool(
             self._read(
                 "SELECT 1 FROM tiderace_layer_stream "
@@ -312,7 +321,7 @@ class PostgresConnection:
                     (transaction.number,),
                 )
             except errors.InvalidParameterValue:
-                # A number of the future: a crash has undone everything about it.
+                # The server has not given this id yet: a crash has undone the transaction.
                 return False
             if timeline != transaction.timeline:
                 return False
@@ -330,7 +339,7 @@ class PostgresConnection:
             self.rollback()
 
     def close(self) -> None:
-        self._session.close()
+        self._connection.close()
 
 
 def _statement(sql: str, parameters: Sequence[Any]) -> Statement:

@@ -32,21 +32,21 @@ _DENIED = re.compile(
 )
 _REFUSED = re.compile("database .* does not exist")
 
-# Classes and codes of errors that pass: the server starts, stops, fails over, has too
-# many connections, or has ended a statement that took too long.
+# Classes and codes of transient errors: the server starts, stops, fails over, has too many
+# connections, or has ended a statement that took too long.
 _TRANSIENT = re.compile(
     "08|53[034]00|57P0[1-5]|57014|40001|40P01|55P03|55000|25006|25P0[234]"
 )
 
-# Of values that the server never takes: a text that is no UTF-8 or has a NUL, a number out
-# of range; and one that is too large for the index of its column or for a message.
+# Errors for values that the server never takes: a text that is no UTF-8 or has a NUL, a
+# number out of range; and a value too large for the index of its column or for a message.
 _INVALID = re.compile("22")
 _TOO_LARGE = re.compile("54000")
 _TOO_LARGE_TEXT = "invalid memory alloc request size"
 
 
 def explain(error: Exception) -> Fault | None:
-    """Return what an error means for an operation; None for one of another kind."""
+    """Return the kind of an error of the database; None for any other error."""
     if isinstance(error, OutcomeUnknown):
         return Fault.TRANSIENT
     if isinstance(error, AccessDenied):
@@ -56,7 +56,7 @@ def explain(error: Exception) -> Fault | None:
     if not isinstance(error, psycopg.Error):
         return None
     if error.sqlstate is None:
-        # Without a code it is the connection that has failed.
+        # An error without a code is one of the connection.
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
         return Fault.TRANSIENT if lost else Fault.REFUSED
     if _TRANSIENT.match(error.sqlstate):
@@ -67,7 +67,7 @@ def explain(error: Exception) -> Fault | None:
 
 
 def advise_connection(error: psycopg.Error, using: str) -> Exception:
-    """Return the error of an attempt to connect, with advice if waiting cannot help."""
+    """Return the error for a failed connect, with advice if another try cannot succeed."""
     text = str(error).strip()
     settings = f'DATABASES["{using}"]'
     if _DENIED.search(text):
@@ -81,7 +81,7 @@ def advise_connection(error: psycopg.Error, using: str) -> Exception:
 
 
 def advise_statement(error: psycopg.Error, using: str) -> Exception:
-    """Return the error of a statement, with advice if waiting cannot help."""
+    """Return the error for a failed statement, with advice if a retry cannot succeed."""
     text = str(error).strip().partition("\n")[0]
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         return DatabaseRefused(
@@ -100,7 +100,7 @@ def require_version(version: int) -> None:
     """Refuse a server that is too old.
 
     Args:
-        version: as libpq has it: 150018 for 15.18.
+        version: the number of libpq: 150018 for 15.18.
     """
     if version < OLDEST * 10_000:
         raise DatabaseRefused(

@@ -1,8 +1,9 @@
 """Reads new rows of the database, by LISTEN and by polling, on one connection.
 
-NOTIFY brings most rows with their data. Each entry has an id of a sequence, so a poll of
-the sequence shows whether any were missed: the ids between are holes, which are read as
-soon as they are committed. The poll is the connection's heartbeat, too.
+Most rows arrive as notifications with their data. Each entry has an id from a sequence, so
+a poll of the sequence shows which ids were not announced: these holes are read as soon as
+their rows are committed. A poll without a reply within five seconds ends the connection,
+so a half-open one is replaced.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ _INTERVAL_ALONE = 0.05
 # Seconds after which a server that does not reply counts as gone.
 _REPLY_TIMEOUT = 5.0
 
-# Rows found by polls, one after the other, after which notifications count as lost.
+# Polls in a row that find a missed entry, after which notifications count as lost.
 _MAX_MISSED = 3
 
-# Ids before the end of the table among which some may be committed later.
+# The last ids of the table at the start, among which some may be committed later.
 _IN_FLIGHT = 1000
 
-# Seconds in which an item of a queue is committed after its id was taken.
+# Seconds within which an item of a queue is committed after it got its id.
 _QUEUE_OVERLAP = 2.0
 
 _ENDS = (
@@ -113,7 +114,7 @@ class PostgresFeed:
         open_connections.add(self)
 
     async def _find_end(self) -> None:
-        """Note what is committed by now, and which ids may be committed later."""
+        """Note the last ids, and which of them are not committed yet."""
         (entry_end, queue_end), *_ = await self._query_numbers(_ENDS)
         visible = await self._query_numbers(
             "SELECT id FROM tiderace_layer_entry "
@@ -153,7 +154,7 @@ class PostgresFeed:
         await self._query(f"LISTEN {CHANNEL}")
 
     def _take_notifications(self) -> list[Announcement]:
-        """Return what the notifications announce that have come."""
+        """Return the announcements in the notifications that have arrived."""
         found: list[Announcement] = []
         while notification := self._pgconn.notifies():
             try:
@@ -174,7 +175,7 @@ class PostgresFeed:
         return found
 
     async def _rows(self, announced: Iterable[Announcement]) -> list[FeedRow]:
-        """Return the wanted rows, with the data that did not fit in a notification."""
+        """Return the wanted rows; read the data that did not fit in a notification."""
         subjects, queues = self._wanted.subjects, self._wanted.queues
         wanted = [
             each
@@ -193,7 +194,7 @@ class PostgresFeed:
     # Polling
 
     async def _poll(self) -> list[Announcement]:
-        """Return what was committed and not announced."""
+        """Return the rows that were committed and not announced."""
         now = time.monotonic()
         self._next_poll = now + (_INTERVAL if self._is_notified else _INTERVAL_ALONE)
         (entry_end, queue_end), *_ = await self._query_numbers(_ENDS)
@@ -207,7 +208,7 @@ class PostgresFeed:
 
     async def _missed_entries(self, end: int, now: float) -> list[Announcement]:
         self._holes.extend(end, now)
-        # What has just been committed is about to be announced.
+        # Rows that were committed just now are about to be announced.
         due = self._holes.due(now, delay=_INTERVAL / 2 if self._is_notified else 0.0)
         if not due:
             return []
@@ -243,7 +244,7 @@ class PostgresFeed:
         ]
 
     async def _ready_queues(self, end: int, now: float) -> list[Announcement]:
-        """Return the queues whose latest items were not announced, or may be."""
+        """Return the queues with items of the last seconds, announced or not."""
         ends = self._queue_ends
         if end != ends[-1][1]:
             ends.append((now, end))
@@ -279,14 +280,14 @@ class PostgresFeed:
         self._readable.set()
 
     def _stop_receiving(self) -> None:
-        """Let the loop no longer watch the socket, which libpq may have closed."""
+        """Remove the socket from the event loop; libpq may have closed it."""
         watched, self._socket = self._socket, None
         loop = self._loop
         if watched is not None and loop is not None and not loop.is_closed():
             loop.remove_reader(watched)
 
     async def _wait(self, until: float) -> None:
-        """Wait until the server has sent something, or for a time of the clock."""
+        """Wait until the server has sent something, or until a time of the clock."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(max(0.0, until - time.monotonic()), self._readable.set)
         try:

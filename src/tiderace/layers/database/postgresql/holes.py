@@ -1,16 +1,17 @@
-"""The ids that a reader has not seen, of rows that are committed out of order."""
+"""The ids that a reader has not seen: rows are committed in another order than their ids."""
 
 from __future__ import annotations
 
 import psycopg
 
-# Seconds after which a missing id was not used, as after a transaction rolled back.
+# Seconds after which a missing id counts as unused, as after a rollback.
 _LIFETIME = 60.0
 
-# Seconds in which an id is asked for at every poll, and then between two times.
+# Seconds for which a missing id is queried at every poll; later it is queried once in as
+# many seconds.
 _EAGER = 1.0
 
-# As many are no gap between rows but a reader that has fallen behind.
+# With more holes the reader has fallen behind, and has to begin anew.
 _MAX_HOLES = 20_000
 
 
@@ -23,20 +24,20 @@ class Holes:
 
     def __init__(self, end: int) -> None:
         self._end = end
-        # When each was found missing, and when it is asked for again.
+        # When each id was found missing, and when it is queried next.
         self._missing: dict[int, tuple[float, float]] = {}
 
     def add(self, seen: int, now: float) -> None:
-        """Note that a row was seen, and which ones before it were not."""
+        """Note that a row was seen; unseen ids before it become holes."""
         if seen > self._end:
             self.extend(seen, now)
         self._missing.pop(seen, None)
 
     def extend(self, end: int, now: float) -> None:
-        """Note that ids were given to rows up to ``end``.
+        """Note that ids up to ``end`` were given to rows; unseen ones become holes.
 
         Raises:
-            psycopg.OperationalError: there are more than a reader can ask for.
+            psycopg.OperationalError: when there are too many holes.
         """
         if end - self._end + len(self._missing) > _MAX_HOLES:
             raise psycopg.OperationalError(
@@ -51,7 +52,7 @@ class Holes:
         self._missing.pop(seen, None)
 
     def due(self, now: float, *, delay: float) -> list[int]:
-        """Return the ids to ask for now, which have been missing for ``delay`` seconds."""
+        """Return the ids to query now, which have been missing for ``delay`` seconds."""
         found = []
         for missing, (since, next_time) in list(self._missing.items()):
             if now - since > _LIFETIME:

@@ -11,12 +11,12 @@ import msgspec
 from tiderace.layers.database.vendor import FeedRow
 
 CHANNEL = "tiderace"
-"""One for all layers of a database: subscribing costs no statement."""
+"""The channel of all layers of a database, so that subscribing needs no statement."""
 
 # PostgreSQL takes less than 8,000 bytes.
 _MAX_PAYLOAD = 7_500
 
-# Three bytes are written as four; some are for the length of the list.
+# Base64 turns three bytes into four; five bytes are for the length of the list.
 _MAX_BYTES = _MAX_PAYLOAD * 3 // 4 - 5
 
 
@@ -47,7 +47,7 @@ def encode(rows: Sequence[FeedRow], ids: Mapping[tuple[str, int], int]) -> list[
 
     Args:
         rows: entries and queues.
-        ids: those of the entries, by stream and offset; one that is not there is found
+        ids: the ids of the entries, by stream and offset. An entry without one is found
             by polls.
     """
     payloads: list[str] = []

@@ -1,4 +1,4 @@
-"""How a process connects: the parameters of Django's own connection."""
+"""The connection parameters: those of Django's own connection."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from django.db import connections
 
-# What Django passes for psycopg itself, besides the parameters of libpq. The layer has
-# no prepared statements, which a pooler in transaction mode would lose.
+# Parameters that Django passes to psycopg itself, not to libpq. The layer has no prepared
+# statements, which a pooler in transaction mode would lose.
 _NOT_LIBPQ = ("context", "cursor_factory", "prepare_threshold", "row_factory")
 
 
 def connection_parameters(
     using: str, timeout: float, *, application: str
 ) -> dict[str, Any]:
-    """Return the parameters of libpq for one of ``DATABASES``, as they are now.
+    """Return the current parameters of libpq for one of ``DATABASES``.
 
-    Test runners change the name of the database after the layer was made.
+    They are not cached: test runners change the name of the database.
 
     Args:
         using: the alias of the database.
-        timeout: seconds to connect, unless the settings have their own.
-        application: the name that the server lists, unless they have one.
+        timeout: seconds to connect, unless the settings have ``connect_timeout``.
+        application: ``application_name``, unless the settings have one.
     """
     parameters = connections[using].get_connection_params()
     for name in _NOT_LIBPQ:

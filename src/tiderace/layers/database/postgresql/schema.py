@@ -1,10 +1,10 @@
 """The tables in PostgreSQL.
 
-What only matters while processes run (queues, memberships, presence, rates) is in
-UNLOGGED tables: written without WAL, and empty after a crash of the server. Streams and
-what was published under an idempotency key survive it. The sequence of an unlogged table
-is a logged one: that of an identity column is unlogged, and PostgreSQL 15 leaves it damaged
-on a standby that takes over.
+Queues, memberships, presence and rates matter only while processes run: they are in
+UNLOGGED tables, which are written without WAL and are empty after a crash of the server.
+Streams and idempotency keys survive a crash. The ids of the unlogged queue come from a
+logged sequence: that of an identity column would be unlogged, and PostgreSQL 15 leaves it
+damaged on a standby that takes over.
 """
 
 from __future__ import annotations
@@ -147,5 +147,5 @@ _TYPE_OF = {
 
 
 def column_type(column: str) -> str:
-    """Return the type of a column, which has the same in every table."""
+    """Return the type of a column; columns of one name have one type in all tables."""
     return _TYPE_OF.get(column, "bigint")

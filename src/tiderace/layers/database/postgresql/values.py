@@ -59,7 +59,7 @@ class _Text:
         return b"".join(elements)
 
 
-# By the name of a type: its number and that of its arrays, which PostgreSQL never changes.
+# By the name of a type: its OID and that of its arrays, which PostgreSQL never changes.
 _TYPES: dict[str, _FixedSize | _Text] = {
     "boolean": _FixedSize(16, 1000, "?"),
     "integer": _FixedSize(23, 1007, "i"),
@@ -78,12 +78,12 @@ _TYPE_OF = {
 
 
 def as_value(value: Any) -> Value:
-    """Return a value as a parameter, of the type that its class stands for."""
+    """Return a value as a parameter; its class decides the type."""
     if value is None:
         return Value(0, None)
     name = _TYPE_OF.get(type(value))
     if name is None:
-        # Names may be of a subclass of str.
+        # A name may be of a subclass of str.
         name = next(_TYPE_OF[each] for each in type(value).mro() if each in _TYPE_OF)
     kind = _TYPES[name]
     return Value(kind.number, kind.encode(value))

@@ -28,7 +28,7 @@ class PostgresVendor:
     """
 
     max_gathered = 500
-    # The server has a limited number for all connections, of 6,400 unless configured.
+    # The server has room for a limited number of locks, by default 6,400 in all.
     max_locks: float = 100
 
     def __init__(self, using: str, *, notify_dsn: str = "") -> None:
@@ -46,7 +46,7 @@ class PostgresVendor:
         self, connection: DatabaseConnection, unknown: OutcomeUnknown
     ) -> bool:
         transaction = unknown.transaction
-        # Both are of this vendor; for mypy.
+        # Both were made by this vendor; the assertions are for mypy.
         assert isinstance(connection, PostgresConnection)  # noqa: S101
         assert isinstance(transaction, WriteTransaction)  # noqa: S101
         return connection.was_committed(transaction)

@@ -22,7 +22,7 @@ _MAX_PAGES = 8000  # of 2048 bytes, after which the log is begun again
 class Checkpointer:
     """The thread of this process that copies the log of one file.
 
-    It is started when there is something to copy, and ends after a while without.
+    It is started when there is something to copy, and ends after 30 seconds without work.
 
     Args:
         path: the file.
@@ -74,7 +74,7 @@ class Checkpointer:
                     if not self._due.is_set():
                         self._thread = None
                         return
-            # The commits of a while are copied together: many change the same pages.
+            # The commits of a second are copied together: many change the same pages.
             pause.wait(_INTERVAL)
             self._changed = 0
             self._due.clear()

@@ -16,13 +16,13 @@ from tiderace.layers.database.vendor import FeedRow
 _SCHEMA_VERSION = 1
 _SCHEMA = Path(__file__).with_name("schema.sql")
 
-# Pages in the write-ahead log after which a commit copies it into the file
-# itself. ``Checkpointer`` does so much earlier, unless its process was stopped.
+# Pages in the write-ahead log after which a commit itself copies the log into the file.
+# ``Checkpointer`` copies it much earlier, unless its process was stopped.
 _CHECKPOINT_PAGES = 40_000
 
-# A commit writes whole pages to the log. Of this size each of them costs half of what
-# SQLite's 4096 bytes do, and no measurable time; of 1024, messages of 4 kB take 1.6 times
-# the processor time.
+# A commit writes whole pages to the log. With this size a commit writes half the bytes of
+# SQLite's default, 4096, in no measurably longer time. With 1024, messages of 4 kB take
+# 1.6 times the processor time.
 _PAGE_SIZE = 2048
 
 _MAX_PARAMETERS = 30_000  # of one statement; SQLite takes 32,766
@@ -87,7 +87,7 @@ class SqliteCursor:
         rows: Sequence[Sequence[Any]],
         conflict: str = "",
     ) -> None:
-        # One statement with many rows: it holds Python's lock for once, not for each row.
+        # One statement with many rows takes the GIL once, not once for each row.
         size = _MAX_PARAMETERS // len(columns)
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
@@ -198,7 +198,7 @@ def _open(path: Path, timeout: float) -> sqlite3.Connection:
 
 
 def file_identity(path: Path) -> str:
-    """Return what tells the file at ``path`` from others that were there; '' for none."""
+    """Return an id of the file at ``path``, which a replacement lacks; '' for no file."""
     try:
         status = path.stat()
     except OSError:
@@ -208,7 +208,7 @@ def file_identity(path: Path) -> str:
 
 @cache
 def boot_id() -> str:
-    """Return what changes when this machine starts again; '' where that is not known."""
+    """Return an id that changes when this machine restarts; '' where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,7 +1,7 @@
 """Reads new rows of the layer's file in an event loop.
 
 The rows are read in the loop itself: readers of a file with a write-ahead log do not
-wait for writers, and a thread would have to wait for Python's lock while the loop is busy.
+wait for writers, and a thread would have to wait for the GIL while the loop is busy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tiderace.layers.database.sqlite.wakeups import WakeupFolder, Wakeups
 from tiderace.layers.database.vendor import FeedRow, Wanted
 from tiderace.runtime.forks import after_fork, around_fork
 
-_POLL = 0.1  # seconds between two looks at the file
-_POLL_ALONE = 0.05  # the same where there are no wake-ups
+_INTERVAL = 0.1  # seconds between two polls of the file
+_INTERVAL_ALONE = 0.05  # the same where there are no wake-ups
 _MAX_ROWS = 500  # read at once
 
 _NEW_ROWS = (
@@ -56,9 +56,9 @@ class SqliteFeed:
         self._is_dropped = False
         self._is_closed = False
         self._last_id = 0
-        self._next_look = 0.0
+        self._next_poll = 0.0
         self._database: sqlite3.Connection | None = None
-        # Held while the database is read, so that nothing is while the process forks.
+        # Held while the database is read, so that the process does not fork meanwhile.
         self._reading = threading.Lock()
         around_fork(self._pause, self._resume)
         after_fork(self._forget_parent)
@@ -80,8 +80,8 @@ class SqliteFeed:
             if self._database is None:
                 await self._connect()
             # However many wake-ups come: those of others, or of a file that was deleted.
-            if time.monotonic() >= self._next_look:
-                self._look()
+            if time.monotonic() >= self._next_poll:
+                self._poll()
             if rows := self._read_new():
                 return rows
             await self._wait()
@@ -101,21 +101,21 @@ class SqliteFeed:
         self._is_dropped = True
         self._woken.set()
 
-    def _look(self) -> None:
-        """Find what no wake-up may have announced.
+    def _poll(self) -> None:
+        """Check the file and the queues, since a wake-up may have been lost.
 
         Raises:
             FileReplaced: the file was deleted or replaced.
         """
-        seconds = _POLL_ALONE if self._wakeups is None else _POLL
-        self._next_look = time.monotonic() + seconds
+        seconds = _INTERVAL_ALONE if self._wakeups is None else _INTERVAL
+        self._next_poll = time.monotonic() + seconds
         if file_identity(self._path) != self._identity:
             raise FileReplaced(self._path)
         if self._wanted.queues:
             self._queues.update(self._find_ready_queues())
 
     def _read_new(self) -> list[FeedRow]:
-        """Return the wanted ones of the new rows."""
+        """Return the new rows that are in ``wanted``."""
         if self._is_dropped:
             raise FileReplaced(self._path)
         with self._reading:
@@ -144,9 +144,9 @@ class SqliteFeed:
             return ready_queues(cursor, self._wanted.queues.copy())
 
     async def _wait(self) -> None:
-        """Wait for a wake-up, or until it is time to look."""
+        """Wait for a wake-up, or until the next poll."""
         loop = asyncio.get_running_loop()
-        seconds = max(0.0, self._next_look - time.monotonic())
+        seconds = max(0.0, self._next_poll - time.monotonic())
         timer = loop.call_later(seconds, self._woken.set)
         try:
             await self._woken.wait()
@@ -199,5 +199,5 @@ class SqliteFeed:
     def _forget_parent(self) -> None:
         self._reading = threading.Lock()
         if self._wakeups is not None:
-            # Otherwise it would seem to be read after the parent has ended.
+            # An open copy would accept wake-ups after the parent has ended.
             self._wakeups.close(in_child=True)

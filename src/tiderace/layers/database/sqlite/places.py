@@ -1,4 +1,4 @@
-"""Whether a place in the file system suits a SQLite file that processes share."""
+"""Checks whether a path suits a SQLite file that processes share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def access_problem(path: Path) -> str | None:
 def network_file_system(path: Path) -> str | None:
     """Return the type of the network file system that ``path`` is on; None for none.
 
-    It is found out on Linux only.
+    Only on Linux; elsewhere always None.
     """
     try:
         lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()

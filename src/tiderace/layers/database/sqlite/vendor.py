@@ -35,9 +35,9 @@ _DENIED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 
 
 class SqliteVendor:
-    """A ``Vendor`` of a SQLite file of the layer's own, beside that of the site.
+    """A ``Vendor`` of a SQLite file for the layer alone, beside that of the site.
 
-    In a file of its own, neither waits for the other's transactions.
+    With two files, the layer and the site do not wait for each other's transactions.
 
     Args:
         using: the site's database in ``DATABASES``.
@@ -50,7 +50,7 @@ class SqliteVendor:
     def __init__(self, using: str, path: Path | None = None) -> None:
         self._using = using
         self._given = path
-        # Where the file is by the name of the site's database, which test runners change.
+        # The layer's file by the name of the site's database: test runners change the name.
         self._paths: dict[str, Path] = {}
         self._files: dict[Path, tuple[WakeupFolder, Checkpointer]] = {}
 

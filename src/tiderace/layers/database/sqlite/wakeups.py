@@ -1,7 +1,7 @@
 """Wakes the processes that read a file, by datagrams over Unix sockets beside it.
 
-A datagram says that something was committed, and names queues with a message to take.
-One may be lost: what it told is in the file, which is looked at regularly.
+A datagram announces a commit, and names queues with a message to take. A datagram may be
+lost: its rows are in the file, which is polled.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tiderace.layers.database.vendor import FeedRow
 
-_MAX_FOLDER = 60  # bytes, so that with a name it is below 104, which systems take
-_MAX_NAMES = 20  # queues that one datagram names
+_MAX_FOLDER = 60  # bytes: with a name, the address stays below the limit of 104
+_MAX_NAMES = 20  # queues in one datagram
 _MAX_DATAGRAM = 65536
 _HAS_SOCKETS = hasattr(socket, "AF_UNIX")
 
@@ -88,7 +88,7 @@ class Wakeups:
     def __init__(self, listener: socket.socket, path: Path) -> None:
         self.listener = listener
         self._path = path
-        # As for the sender.
+        # A layer that is not closed ends without a ResourceWarning.
         weakref.finalize(self, listener.close)
 
     def receive(self) -> set[str]:
@@ -119,16 +119,16 @@ def _send(sender: socket.socket, datagrams: list[bytes], address: str) -> None:
         for datagram in datagrams:
             sender.sendto(datagram, address)
     except ConnectionRefusedError:
-        # Its process has died.
+        # The process of this socket has died.
         with contextlib.suppress(OSError):
             Path(address).unlink()
     except OSError:
-        pass  # it is about to read, as many wake-ups are waiting for it
+        pass  # the socket is full: its process has wake-ups to read
 
 
 @contextlib.contextmanager
 def _short_path(folder: Path) -> Iterator[str]:
-    """Yield a path of a folder that fits into the address of a socket."""
+    """Yield a path of the folder that is short enough for the address of a socket."""
     path = os.fspath(folder)
     if len(os.fsencode(path)) <= _MAX_FOLDER:
         yield path
