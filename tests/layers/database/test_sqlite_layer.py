@@ -147,7 +147,7 @@ async def test_wake_ups_work_under_a_path_too_long_for_a_socket(
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     layer = make_layer(path=folder / "layer.sqlite3")
-    monkeypatch.setattr(feed, "_POLL", 60)
+    monkeypatch.setattr(feed, "_INTERVAL", 60)
     listener = await listen(layer)
 
     await publish(layer, "a")
