@@ -251,7 +251,9 @@ class AuthMiddleware(BaseMiddleware):
         scope = dict(scope)
         self.populate_scope(scope)
         await self.resolve_scope(scope)
-        return await super().__call__(scope, receive, send)
+        serving = super().__call__(scope, receive, send)
+        del scope  # which would be kept as long as the connection
+        return await serving
 
 
 def _is_placeholder(user: object) -> bool:

@@ -58,7 +58,9 @@ class CookieMiddleware:
         for name, value in reversed(list(scope["headers"])):
             if name == b"cookie":
                 cookies.update(parse_cookie(value.decode("latin1")))
-        return await self.inner({**scope, "cookies": cookies}, receive, send)
+        serving = self.inner({**scope, "cookies": cookies}, receive, send)
+        del scope, cookies  # which would be kept as long as the connection
+        return await serving
 
     @classmethod
     def set_cookie(
@@ -178,6 +180,13 @@ class InstanceSessionWrapper:
                 key = None
             self.scope["session"]._wrapped = self.session_store(key)  # noqa: SLF001
 
+    def sender(self) -> Send:
+        """Return ``send``, or the server's where no event of the connection can save."""
+        kind = self.scope.get("type")
+        if any(each.partition(".")[0] == kind for each in self.save_message_types):
+            return self.send
+        return self.real_send
+
     async def send(self, message: Event) -> None:
         """Send ``message``, after saving the session if its type is one of those.
 
@@ -264,7 +273,9 @@ class SessionMiddleware:
         wrapper = InstanceSessionWrapper(scope, send)
         await wrapper.resolve_session()
         async with socket_thread(scope):
-            return await self.inner(wrapper.scope, receive, wrapper.send)
+            serving = self.inner(wrapper.scope, receive, wrapper.sender())
+            del scope, wrapper  # which would be kept as long as the connection
+            return await serving
 
 
 def SessionMiddlewareStack(inner: ASGIApp) -> CookieMiddleware:  # noqa: N802 (Channels' name)
