@@ -1,0 +1,43 @@
+"""What the garbage collector visits in a server's process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import asyncio, gc
+import tiderace.server.protocol
+from tiderace.runtime.lifespan import process_lifespan
+
+class Cycle:
+    freed = 0
+    def __init__(self):
+        self.own = self
+    def __del__(self):
+        Cycle.freed += 1
+
+async def serve():
+    events = asyncio.Queue()
+    for kind in ("startup", "shutdown"):
+        events.put_nowait({"type": f"lifespan.{kind}"})
+    Cycle()
+    async def send(event):
+        if event["type"] == "lifespan.startup.complete":
+            print(Cycle.freed, gc.get_freeze_count() > 10_000)
+            Cycle()
+            gc.collect()
+            print(Cycle.freed)
+    await process_lifespan({"type": "lifespan"}, events.get, send)
+
+gc.disable()
+asyncio.run(serve())
+"""
+
+
+def test_what_is_loaded_at_the_start_is_frozen_and_later_garbage_is_freed():
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+
+    assert run.stdout.split("\n") == ["1 True", "2", ""]
