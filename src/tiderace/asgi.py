@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote_plus
 
-from django.conf import settings
 from django.utils.functional import LazyObject
 
 from tiderace import conf
@@ -30,6 +29,7 @@ __all__ = [
     "connection_id",
     "cut_unless_read",
     "describe",
+    "fill_lazy",
     "hide_commands",
     "known_user_id",
     "log_fields",
@@ -248,7 +248,8 @@ def path_below_prefix(scope: Scope) -> str | None:
     else the ``root_path`` of the scope, and None for a path outside it.
     """
     path: str = scope["path"]
-    prefix = str(settings.FORCE_SCRIPT_NAME or "") if conf.configured() else ""
+    configured = conf.configured()
+    prefix = str(conf.django_setting("FORCE_SCRIPT_NAME") or "") if configured else ""
     if prefix:
         prefix = prefix.rstrip("/")
         return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
@@ -291,6 +292,11 @@ def connection_id(scope: Scope) -> str:
 def unwrap_lazy(value: Any) -> Any:
     """Return what Django's lazy object has loaded, ``empty`` before; else ``value``."""
     return vars(value)["_wrapped"] if issubclass(type(value), LazyObject) else value
+
+
+def fill_lazy(lazy: Any, value: Any) -> None:
+    """Make ``value`` what Django's lazy object stands for, past its Python code."""
+    object.__setattr__(lazy, "_wrapped", value)
 
 
 def known_user_id(scope: Scope) -> Any:

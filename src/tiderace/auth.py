@@ -20,7 +20,7 @@ from django.dispatch import Signal
 from django.utils.crypto import constant_time_compare
 from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
-from tiderace.asgi import ASGIApp, Receive, Scope, Send
+from tiderace.asgi import ASGIApp, Receive, Scope, Send, fill_lazy, unwrap_lazy
 from tiderace.db import database_sync_to_async
 from tiderace.middleware import BaseMiddleware
 from tiderace.sessions import CookieMiddleware, SessionMiddleware
@@ -153,6 +153,7 @@ def _anonymous() -> AnonymousUser:
 
 def _is_new(session: SessionBase) -> bool:
     """Return whether a session has no key, so nothing to read, and no user put into it."""
+    session = unwrap_lazy(session)
     return session.session_key is None and SESSION_KEY not in session
 
 
@@ -242,9 +243,8 @@ class AuthMiddleware(BaseMiddleware):
     async def resolve_scope(self, scope: Scope) -> None:
         """Look the user up; override it to do so in another way."""
         if _is_placeholder(scope["user"]):
-            scope["user"]._wrapped = (  # noqa: SLF001 (how a lazy object is filled)
-                _anonymous() if _is_new(scope["session"]) else await get_user(scope)
-            )
+            user = _anonymous() if _is_new(scope["session"]) else await get_user(scope)
+            fill_lazy(scope["user"], user)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve the connection with ``user`` in its scope."""

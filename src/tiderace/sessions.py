@@ -16,7 +16,8 @@ from django.http.response import HttpResponseBase
 from django.utils.encoding import force_str
 from django.utils.functional import LazyObject
 
-from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send
+from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send, fill_lazy
+from tiderace.conf import django_setting
 from tiderace.db import database_sync_to_async
 from tiderace.middleware import socket_thread
 
@@ -156,8 +157,8 @@ class InstanceSessionWrapper:
     cookie_response_message_types = ["http.response.start"]
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.cookie_name = settings.SESSION_COOKIE_NAME
-        engine = settings.SESSION_ENGINE
+        self.cookie_name = django_setting("SESSION_COOKIE_NAME")
+        engine = django_setting("SESSION_ENGINE")
         # import_module() would ask the import system for each connection.
         module = sys.modules.get(engine) or import_module(engine)
         self.session_store = module.SessionStore
@@ -178,7 +179,7 @@ class InstanceSessionWrapper:
             key = self.scope["cookies"].get(self.cookie_name)
             if key is not None and _IN_NO_KEY.search(key):
                 key = None
-            self.scope["session"]._wrapped = self.session_store(key)  # noqa: SLF001
+            fill_lazy(self.scope["session"], self.session_store(key))
 
     def sender(self) -> Send:
         """Return ``send``, or the server's where no event of the connection can save."""

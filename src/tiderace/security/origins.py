@@ -170,7 +170,7 @@ def site_of(scope: Scope) -> Site | None:
     """
     proxied = bool(conf.current().trusted_proxies)
     host = None
-    if settings.USE_X_FORWARDED_HOST or proxied:
+    if conf.django_setting("USE_X_FORWARDED_HOST") or proxied:
         host = _first(scope, b"x-forwarded-host")
     host = host or header(scope, b"host")
     if not host:
@@ -179,7 +179,7 @@ def site_of(scope: Scope) -> Site | None:
     if split is None:
         return Site("", host, None)  # which is the origin of no page
     name, port = split
-    if port is None and settings.USE_X_FORWARDED_PORT:
+    if port is None and conf.django_setting("USE_X_FORWARDED_PORT"):
         forwarded = _first(scope, b"x-forwarded-port") or ""
         port = int(forwarded) if forwarded.isdecimal() else None
     return Site(_scheme(scope, proxied=proxied), name, port)
@@ -196,9 +196,10 @@ def _split(host: str) -> tuple[str, int | None] | None:
 
 def allowed_hosts() -> list[str]:
     """Return ``ALLOWED_HOSTS``; as in Django, an empty list with ``DEBUG`` is this machine."""
-    if settings.DEBUG and not settings.ALLOWED_HOSTS:
+    hosts = conf.django_setting("ALLOWED_HOSTS")
+    if not hosts and settings.DEBUG:
         return ["localhost", "127.0.0.1", "[::1]"]
-    return list(settings.ALLOWED_HOSTS)
+    return list(hosts)
 
 
 def host_problem(scope: Scope) -> OriginProblem | None:
@@ -232,8 +233,9 @@ def is_own_page(scope: Scope, page: ParseResult) -> bool | None:
 
 
 def _scheme(scope: Scope, *, proxied: bool) -> str:
-    if settings.SECURE_PROXY_SSL_HEADER is not None:
-        name, secure = settings.SECURE_PROXY_SSL_HEADER
+    secure_header = conf.django_setting("SECURE_PROXY_SSL_HEADER")
+    if secure_header is not None:
+        name, secure = secure_header
         wanted = name.removeprefix("HTTP_").replace("_", "-").lower()
         scheme = _first(scope, wanted.encode())
         if scheme is not None:

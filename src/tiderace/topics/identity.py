@@ -149,10 +149,11 @@ async def _from_session(scope: Scope) -> Identity:
     user = scope.get("user")
     if user is None:
         return Identity()
-    if unwrap_lazy(user) is empty:
+    known = unwrap_lazy(user)
+    if known is empty:
         pk = await database_sync_to_async(_pk)(user)  # a query
     else:
-        pk = _pk(user)
+        pk = _pk(known)
     key = session_key_of(scope) if pk != "" else ""
     return Identity(user=user, user_id=str(pk), session_key=key)
 
