@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
-from tiderace.runtime.threads import current, isolated
+from tiderace.runtime.threads import isolated_once
 
 __all__ = ["BaseMiddleware", "socket_thread"]
 
@@ -64,9 +64,6 @@ def socket_thread(scope: Scope) -> AbstractAsyncContextManager[Any]:
     of all sockets run in the one thread of the process.
     Other kinds of connection are left alone: Django's handler does the same for HTTP.
     """
-    if scope.get("type") == "websocket" and current() is None:
-        return isolated()
-    return _UNCHANGED
-
-
-_UNCHANGED: AbstractAsyncContextManager[None] = nullcontext()
+    if scope.get("type") == "websocket":
+        return isolated_once()
+    return nullcontext()

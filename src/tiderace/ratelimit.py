@@ -43,16 +43,27 @@ class Rate:
         """
         if isinstance(text, Rate):
             return text
+        known = _parsed.get(text) if isinstance(text, str) else None
+        if known is not None and cls is Rate:
+            return known
         match = _RATE.fullmatch(text.strip().lower()) if isinstance(text, str) else None
         if match is None:
             raise ValueError(
                 f"{text!r} is no rate; write a number, a slash and a unit of time, "
                 "such as '10/s', '100/m' or '30/10s'"
             )
-        return cls(int(match["count"]), int(match["per"] or 1) * _UNITS[match["unit"]])
+        rate = cls(int(match["count"]), int(match["per"] or 1) * _UNITS[match["unit"]])
+        if cls is Rate and len(_parsed) < _MAX_PARSED:
+            _parsed[text] = rate
+        return rate
 
     def __str__(self) -> str:
         return f"{self.count} in {self.seconds:g} s"
+
+
+# The rates that were parsed: settings and classes have few.
+_parsed: dict[str, Rate] = {}
+_MAX_PARSED = 64
 
 
 class TokenBucket:

@@ -160,11 +160,12 @@ class TaskGroup:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # Made when needed: an empty set takes 0.2 KB of each socket.
+        self._tasks: set[asyncio.Task[Any]] | None = None
 
     def __len__(self) -> int:
         """Return how many tasks are running."""
-        return len(self._tasks)
+        return len(self._tasks or ())
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run ``work`` in a task with an empty context.
@@ -174,6 +175,8 @@ class TaskGroup:
         task = asyncio.get_running_loop().create_task(
             work, context=contextvars.Context()
         )
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
@@ -185,19 +188,23 @@ class TaskGroup:
 
     async def cancel(self) -> None:
         """Cancel the tasks and wait until they have ended."""
-        tasks = list(self._tasks)
+        tasks = list(self._tasks or ())
+        if not tasks:
+            return
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def cancel_in_time(self, limit: float) -> None:
         """Cancel the tasks as ``cancel_in_time`` does; those left behind are forgotten."""
-        tasks = list(self._tasks)
-        await cancel_in_time(tasks, limit, self._logger)
-        self._tasks.difference_update(tasks)
+        if self._tasks:
+            tasks = list(self._tasks)
+            await cancel_in_time(tasks, limit, self._logger)
+            self._tasks.difference_update(tasks)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        if self._tasks is not None:
+            self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error("a background task failed", exc_info=error)
 

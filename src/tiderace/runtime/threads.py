@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import AbstractAsyncContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -399,3 +400,14 @@ class isolated:  # noqa: N801 (as those of contextlib)
         SyncToAsync.thread_sensitive_context.reset(self._outer)
         SyncToAsync.context_to_thread_executor.pop(self._context, None)
         self._thread.close()
+
+
+def isolated_once() -> AbstractAsyncContextManager[Any]:
+    """Return ``isolated()``, or where it would change nothing one context for all.
+
+    Middleware, routers and consumers of one connection are each inside the other.
+    """
+    return isolated() if _current.get() is None else _UNCHANGED
+
+
+_UNCHANGED: AbstractAsyncContextManager[None] = nullcontext()

@@ -73,14 +73,31 @@ class TopicClient:
             transport is emulated.
     """
 
+    __slots__ = (
+        "_ending",
+        "_groups",
+        "_left",
+        "_node",
+        "_reader",
+        "_registration",
+        "_session",
+        "_task",
+        "_timers",
+        "context",
+        "outbox",
+        "secret",
+        "subscriptions",
+        "transport",
+    )
+
     def __init__(
         self, context: ClientContext, transport: Transport, node: str, secret: str
     ) -> None:
         self.context = context
         self.transport = transport
         self.secret = secret
-        # The groups it listens to; the stream hub changes them.
-        self.groups: set[str] = set()
+        # Made when needed: an anonymous client listens to none.
+        self._groups: set[str] | None = None
         self._node = node
         self._session = Session(
             transport.codec,
@@ -92,7 +109,7 @@ class TopicClient:
             transport.send,
             writer=transport.writer,
             limit=conf.current().outbox_limit,
-            on_slow=lambda: self.end(codes.CLOSE_SLOW),
+            on_slow=self._end_slow,
         )
         self._timers = Timers()
         self.subscriptions = ClientSubscriptions(
@@ -103,7 +120,9 @@ class TopicClient:
         self._ending: Close | None = None
         if transport.writer is not None:
             transport.writer.on_text = self._session.take_pong
-        self._reader = ClientReader(transport.receive, self._release)
+        self._reader = ClientReader(
+            transport.receive, transport.message_of, self._release
+        )
         # Whether the client left while a command was running.
         self._left = False
 
@@ -117,7 +136,11 @@ class TopicClient:
         self.outbox.start()
         close: Close | None
         try:
-            await self._read()
+            while self._ending is None:
+                message = self._reader.take(await self._reader.read())
+                if message is None:
+                    break
+                await self._run_commands(message)
             close = self._ending
         except ConnectionEnded as ended:
             close = ended.close
@@ -153,6 +176,9 @@ class TopicClient:
         if self._reader.waiting and self._task is not None:
             self._task.cancel()
 
+    def _end_slow(self) -> None:
+        self.end(codes.CLOSE_SLOW)
+
     def drain(self, notice: DrainNotice) -> None:
         """Close the connection for a restart."""
         self.end(codes.CLOSE_DRAIN)
@@ -161,6 +187,13 @@ class TopicClient:
         """End at once, without a close frame."""
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups that it listens to; the stream hub changes them."""
+        if self._groups is None:
+            self._groups = set()
+        return self._groups
 
     @property
     def user(self) -> Any:
@@ -212,17 +245,10 @@ class TopicClient:
             self.outbox.abandon()
 
     def _leave_groups(self) -> None:
-        for group in list(self.groups):
+        for group in list(self._groups or ()):
             control_layer().stream_unsubscribe(group, self)
 
     # Commands
-
-    async def _read(self) -> None:
-        while self._ending is None:
-            message = await self._reader.read()
-            if message is None:
-                return
-            await self._run_commands(message)
 
     async def _release(self) -> None:
         """Clean up after a client that left during a command, and limit the command."""

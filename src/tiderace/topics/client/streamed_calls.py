@@ -43,6 +43,8 @@ class _StreamMessage(msgspec.Struct, omit_defaults=True):
 class StreamedCalls:
     """The streams of one client, by the ids that the client chose."""
 
+    __slots__ = ("_running",)
+
     def __init__(self) -> None:
         self._running: dict[str, _Stream] = {}
 

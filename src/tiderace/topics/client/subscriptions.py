@@ -65,6 +65,8 @@ class ClientSubscriptions:
         end: closes the connection.
     """
 
+    __slots__ = ("_context", "_end_connection", "_outbox", "_tasks", "_timers")
+
     def __init__(
         self,
         context: ClientContext,

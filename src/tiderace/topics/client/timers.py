@@ -15,6 +15,8 @@ _GRACE = 25.0
 class Timers:
     """Timers by name; a new one replaces an earlier one of the same name."""
 
+    __slots__ = ("_handles", "_loop")
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._handles: dict[str, asyncio.TimerHandle] = {}

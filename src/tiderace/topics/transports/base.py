@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable
+from typing import Any, Protocol
 
 from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.codec import Codec
@@ -18,8 +19,18 @@ class Transport(Protocol):
     emulated: bool
     """Whether the client sends its commands in requests of their own."""
 
-    async def receive(self) -> bytes | None:
-        """Return the next message of the client; None when it is gone."""
+    def receive(self) -> Awaitable[Any]:
+        """Wait for what comes next of the client, in the transport's own form.
+
+        Where that is what the server's ``receive`` returns, an idle client has no
+        coroutine in between.
+        """
+
+    def message_of(self, received: Any) -> bytes | None:
+        """Return the message in what ``receive`` returned; None when the client is gone.
+
+        To be called once for each.
+        """
 
     async def send(self, message: bytes) -> None:
         """Send a message; waits while the client reads slowly.

@@ -85,6 +85,9 @@ class HttpStreamTransport:
             self._size -= len(message)
         return message
 
+    def message_of(self, received: bytes | None) -> bytes | None:
+        return received
+
     async def send(self, message: bytes) -> None:
         await self._exchange.write(message)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from tiderace import conf
 from tiderace.asgi import (
+    Event,
     Receive,
     Scope,
     Send,
@@ -41,6 +43,8 @@ class WebSocketTransport:
         receive: ASGI's.
         send: ASGI's.
     """
+
+    __slots__ = ("_open", "_receive", "_scope", "_send", "codec", "writer")
 
     emulated = False
 
@@ -79,8 +83,11 @@ class WebSocketTransport:
         self.codec = codec
         return True
 
-    async def receive(self) -> bytes | None:
-        event = await self._receive()
+    def receive(self) -> Awaitable[Event]:
+        return self._receive()
+
+    def message_of(self, received: Event) -> bytes | None:
+        event = received
         if event["type"] == "websocket.disconnect":
             self._open = False
             if event.get("code") == _TOO_BIG:
