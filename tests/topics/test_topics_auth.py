@@ -626,6 +626,34 @@ async def test_a_removed_permission_ends_its_subscriptions(app, ada):
         assert await client.publications(1) == [1]
 
 
+@pytest.mark.parametrize("broken", ["can_subscribe", "can_see_presence"])
+async def test_a_permission_that_fails_when_it_is_checked_again_ends_its_subscription(
+    app, ada, broken, caplog
+):
+    class Hall(Topic):
+        pattern = "hall"
+        permission_classes = [AllowAny]
+        presence = Presence.PER_CONNECTION
+
+    permission = await Permission.objects.aget(codename="view_user")
+    await ada.user_permissions.aadd(permission)
+    async with WireClient(app, connect={"token": connection_token(ada)}) as client:
+        await client.subscribe("hall", join_leave=True)
+        await client.push("join")
+        await client.subscribe("staff")
+
+        async def fail(self, user):
+            raise RuntimeError("a bug of the application")
+
+        setattr(Hall, broken, fail)
+        await ada.user_permissions.aremove(permission)
+        ended = [await client.push("unsubscribe") for _ in range(2)]
+
+    codes = {push["channel"]: push["unsubscribe"]["code"] for push in ended}
+    assert codes == {"hall": 2500, "staff": 2003}
+    assert "a permission of 'hall' failed" in caplog.text
+
+
 # What a token grants
 
 

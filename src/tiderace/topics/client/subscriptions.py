@@ -282,17 +282,27 @@ class ClientSubscriptions:
         self._tasks.spawn(self._check_permissions())
 
     async def _check_permissions(self) -> None:
-        may = self._context.may
         for channel, subscription in list(self._context.subscriptions.items()):
-            topic = subscription.topic
             subscription.may_whisper = False  # checked again at the next whisper
             if isinstance(subscription, FilteredSubscription):
                 subscription.gate.forget()
-            if subscription.grant is None and not await may("subscribe", topic):
-                if self._context.subscriptions.get(channel) is subscription:
-                    self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
-            else:
-                await self._check_joins(subscription)
+            try:
+                await self._check_permission(subscription)
+            except Exception:
+                logger.exception(
+                    "a permission of %r failed; its subscriber has to subscribe again",
+                    channel,
+                )
+                self._on_lost(subscription)
+
+    async def _check_permission(self, subscription: ActiveSubscription) -> None:
+        context, channel = self._context, subscription.channel
+        if subscription.grant is not None or await context.may(
+            "subscribe", subscription.topic
+        ):
+            await self._check_joins(subscription)
+        elif context.subscriptions.get(channel) is subscription:
+            self.end(channel, codes.UNSUBSCRIBED_PERMISSION_DENIED)
 
     def _on_lost(self, subscription: ActiveSubscription) -> None:
         """End a subscription so that the client subscribes again and recovers."""

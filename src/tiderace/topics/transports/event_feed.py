@@ -399,8 +399,12 @@ class EventStream:
 
     async def _check_permission(self) -> None:
         user, scope = self._identity.user, self._exchange.scope
-        if not await allowed(self._topic, user, "subscribe", scope):
-            self._over.set()
+        may_stay = False
+        try:
+            may_stay = await allowed(self._topic, user, "subscribe", scope)
+        finally:
+            if not may_stay:  # also where the permission fails
+                self._over.set()
 
     def drain(self, notice: DrainNotice) -> None:
         """End, with the time after which the browser reconnects."""
