@@ -140,6 +140,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
     ("tiderace.apps", "tiderace.monitoring.cluster_connections"): APPS,
     ("tiderace.outbox.apps", "tiderace.outbox"): APPS,
+    ("tiderace.management.commands.tiderace_relay", "tiderace.outbox"): APPS,
     ("tiderace.testing.topics.testbed", "tiderace.outbox"): APPS,
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
     ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,

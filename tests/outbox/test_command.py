@@ -53,6 +53,11 @@ def test_the_command_relays_until_it_is_terminated(sqlite):
     assert RelayLease.objects.using(sqlite).get().holder == ""
 
 
+def test_without_the_app_of_the_outbox_the_command_names_it():
+    with pytest.raises(CommandError, match=r'add "tiderace\.outbox" to INSTALLED_APPS'):
+        call_command("tiderace_relay")
+
+
 @pytest.mark.usefixtures("outbox_app")
 def test_an_unknown_database_is_refused():
     with pytest.raises(CommandError, match="'nowhere'"):

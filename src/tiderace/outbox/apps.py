@@ -11,7 +11,7 @@ __all__ = ["OutboxConfig"]
 
 
 class OutboxConfig(AppConfig):
-    """The app ``tiderace.outbox``: two tables, a page of the admin, a command."""
+    """The app ``tiderace.outbox``: two tables and a page of the admin."""
 
     name = "tiderace.outbox"
     label = "tiderace_outbox"

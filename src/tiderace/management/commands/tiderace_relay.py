@@ -6,10 +6,8 @@ import asyncio
 import signal
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-
-from tiderace.outbox.process import process_relays
-from tiderace.outbox.rows import databases
 
 
 class Command(BaseCommand):
@@ -34,8 +32,16 @@ class Command(BaseCommand):
         """Relay.
 
         Raises:
-            CommandError: for an unknown alias.
+            CommandError: without the app of the outbox, and for an unknown alias.
         """
+        if not apps.is_installed("tiderace.outbox"):
+            raise CommandError(
+                'there is no outbox: add "tiderace.outbox" to INSTALLED_APPS and run '
+                "manage.py migrate"
+            )
+        # Its models can be imported only where its app is installed.
+        from tiderace.outbox.rows import databases
+
         known = databases()
         aliases = options["database"] or known
         for alias in aliases:
@@ -47,6 +53,8 @@ class Command(BaseCommand):
         asyncio.run(self._relay(aliases))
 
     async def _relay(self, aliases: list[str]) -> None:
+        from tiderace.outbox.process import process_relays
+
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
