@@ -107,7 +107,11 @@ class Pattern:
             # Compiled now, so that an invalid pattern raises here.
             _ = self._pattern.regex
         except ImproperlyConfigured as error:
-            raise ImproperlyConfigured(f"topic pattern {text!r}: {error}") from None
+            known = ", ".join(sorted(get_converters()))
+            hint = f" (known: {known})" if "converter" in str(error) else ""
+            raise ImproperlyConfigured(
+                f"topic pattern {text!r}: {error}{hint}"
+            ) from None
         if _ambiguous_separators(text) > 1:
             raise ImproperlyConfigured(
                 f"topic pattern {text!r}: what stands between its converters may also be "

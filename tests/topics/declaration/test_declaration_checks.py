@@ -42,7 +42,10 @@ def declare(**attributes):
         ("room:<slug:name", "opened with < and not closed"),
         ("room:slug:name>", "closed by > alone"),
         ("room:<name>:<name>", "two values called 'name'"),
-        ("room:<slgu:name>", "invalid converter 'slgu'"),
+        (
+            "room:<slgu:name>",
+            "invalid converter 'slgu'. (known: ",
+        ),
         ("room:<slug:>", "'slug:' which isn't a valid Python identifier"),
     ],
 )
