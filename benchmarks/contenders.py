@@ -33,6 +33,7 @@ from benchmarks.client_protocols import (
     their_topic,
 )
 from benchmarks.frames import RunFailed
+from benchmarks.unpacking import Lines
 
 __all__ = ["CONTENDERS", "Contender", "Server", "is_idle", "pin", "served"]
 
@@ -192,6 +193,15 @@ CONTENDERS: Mapping[str, Contender] = {
             site="topics_site",
             protocol=OURS,
             fan=our_topic("kept"),
+            echo=None,
+        ),
+        Contender(
+            "tiderace-history",
+            "Tiderace, a topic with history",
+            "ours",
+            site="topics_site",
+            # On other servers what has gathered for a client is one message.
+            fan=replace(our_topic("kept"), unpacker=Lines),
             echo=None,
         ),
         Contender(

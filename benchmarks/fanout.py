@@ -35,7 +35,13 @@ OURS = (
     "tiderace-once",
     "bare",
 )
-OTHERS = ("litestar", "socketio", "channels-core", "channels-pubsub")
+OTHERS = (
+    "litestar",
+    "socketio",
+    "channels-core",
+    "channels-pubsub",
+    "tiderace-history",
+)
 # These take a second or more for a message at some sizes, and are measured there with
 # one message in flight only.
 SLOW = frozenset({"channels", "channels-core", "channels-pubsub", "socketio"})

@@ -43,29 +43,28 @@ BROKER = Question(
 )
 QUESTIONS = (TOPICS, GROUPS, BROKER)
 ENGINES = ("engine-memory", "engine-redis", "engine-sqlite", "engine-postgresql")
+CENTRIFUGO = ("centrifugo", "centrifugo-redis")
 CONSUMERS = ("channels", "tiderace-server", "tiderace-redis-server")
-QUICK = ("engine-memory", "engine-redis", "tiderace-redis-server")
+QUICK = ("engine-memory", "engine-redis", "tiderace-redis-server", *CENTRIFUGO)
 ROOMS = 200
 GROUP = Script("/room/")
-HANDSHAKE = (
-    b"GET /topics/ HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
-    b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    b"Sec-WebSocket-Version: 13\r\n\r\n"
-)
+TOPIC = Script("/topics/")
 IDLE_TIMEOUT = 30  # seconds without a publication after which a run is aborted
 
 
 async def run(plan: Plan) -> None:
-    for contender in plan.alternate(QUICK if plan.quick else ENGINES + CONSUMERS):
+    names = QUICK if plan.quick else ENGINES + CENTRIFUGO + CONSUMERS
+    for contender in plan.alternate(names):
         with served(contender) as server:
-            if contender.name in ENGINES:
+            if contender.name not in CONSUMERS:
                 await measure_topics(plan, contender, server)
             else:
                 await measure_groups(plan, contender, server)
 
 
 async def measure_topics(plan: Plan, contender: Contender, server: Server) -> None:
-    rooms = Rooms(server.ports)
+    script = contender.fan if contender.name in CENTRIFUGO else TOPIC
+    rooms = Rooms(server.ports, script)
     try:
         await rooms.connect(ROOMS)
         await rooms.publish(min(plan.seconds, 0.5))
@@ -135,7 +134,7 @@ class Room(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop does not register its transports as subclasses of asyncio's.
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(HANDSHAKE)
+        self.transport.write(self.rooms.script.request())
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -156,7 +155,8 @@ class Room(asyncio.Protocol):
         position = 0
         while (found_frame := parse_frame(data, position)) is not None:
             payload, position = found_frame
-            self.check(json.loads(payload))
+            for line in bytes(payload).splitlines():
+                self.check(json.loads(line))
         self.buffer = data[position:]
 
     def check(self, reply: dict[str, object]) -> None:
@@ -196,9 +196,11 @@ class Rooms:
 
     Args:
         ports: of the servers, over which they are spread.
+        script: with the path of the servers.
     """
 
-    def __init__(self, ports: list[int]) -> None:
+    def __init__(self, ports: list[int], script: Script) -> None:
+        self.script = script
         self._ports = ports
         self._rooms: list[Room] = []
         self._waiting = 0

@@ -76,7 +76,7 @@ PONG_FRAME = b"\x8a\x80" + bytes(4)
 
 
 async def run(plan: Plan) -> None:
-    for contender in plan.alternate((CONTENDER,)):
+    for contender in plan.alternate((CONTENDER, "centrifugo")):
         with served(contender) as server:
             await measure_connects(plan, contender, server)
         with served(contender) as server:
@@ -90,7 +90,7 @@ async def measure_connects(plan: Plan, contender: Contender, server: Server) -> 
     crowd = Crowd(contender, server, size + ROOMS)
     try:
         await crowd.open(range(ROOMS))
-        await publish(server, 1)
+        await publish(contender, server, 1)
         crowd.published += 1
         await crowd.received(range(ROOMS))
         for number in range(ROOMS, ROOMS + size):
@@ -117,7 +117,7 @@ async def measure_storm(plan: Plan, contender: Contender, server: Server) -> Non
     crowd = Crowd(contender, server, size)
     try:
         await crowd.open(range(ROOMS))
-        await publish(server, 1)
+        await publish(contender, server, 1)
         crowd.published += 1
         await crowd.open(range(ROOMS, size))
         await crowd.received(range(ROOMS))
@@ -126,8 +126,10 @@ async def measure_storm(plan: Plan, contender: Contender, server: Server) -> Non
             client.cut()
         crowd.published += AWAY + RETURNING
         started = time.perf_counter()
-        await publish(server, AWAY)
-        returning = asyncio.create_task(publish(server, RETURNING, pause=0.3))
+        await publish(contender, server, AWAY)
+        returning = asyncio.create_task(
+            publish(contender, server, RETURNING, pause=0.3)
+        )
         await crowd.open(range(size), at_once=1000)
         await returning
         await crowd.received(range(size))
@@ -147,7 +149,7 @@ async def measure_idle(plan: Plan, contender: Contender, server: Server) -> None
     crowd = Crowd(contender, server, warm + size)
     try:
         await crowd.open(range(warm))
-        await publish(server, 1)
+        await publish(contender, server, 1)
         held = server.resident_bytes()
         await crowd.open(range(warm, warm + size))
         await asyncio.sleep(0.5)
@@ -173,12 +175,33 @@ async def measure_idle(plan: Plan, contender: Contender, server: Server) -> None
     plan.report.add(Figure(IDLE.name, contender.name, case, micros))
 
 
-async def publish(server: Server, count: int, pause: float = 0.0) -> None:
-    """Have the server publish ``count`` times to each room, ``pause`` seconds apart."""
-    order = {"rooms": ROOMS, "count": count, "pause": pause}
-    async with connect(f"ws://127.0.0.1:{server.ports[0]}/rooms/") as client:
-        await client.send(json.dumps(order))
-        await client.recv()
+async def publish(
+    contender: Contender, server: Server, count: int, pause: float = 0.0
+) -> None:
+    """Publish ``count`` times to each room, ``pause`` seconds apart.
+
+    The site publishes itself when it is asked to, and a client to Centrifugo.
+    """
+    address = f"ws://127.0.0.1:{server.ports[0]}"
+    if contender.name == CONTENDER:
+        order = {"rooms": ROOMS, "count": count, "pause": pause}
+        async with connect(f"{address}/rooms/") as client:
+            await client.send(json.dumps(order))
+            await client.recv()
+        return
+    async with connect(f"{address}{contender.fan.path}") as client:
+        await client.send('{"id":1,"connect":{}}')
+        for _ in range(count):
+            await asyncio.sleep(pause)
+            for number in range(ROOMS):
+                request = {"channel": f"room:{number}", "data": {"text": "x" * 40}}
+                await client.send(json.dumps({"id": 2, "publish": request}))
+        answered = 0
+        while answered < 1 + count * ROOMS:
+            text = str(await client.recv())
+            if '"error"' in text:
+                raise RunFailed(f"not published: {text}")
+            answered += text.count('"id":')
 
 
 class Crowd:
