@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+import hiredis
 import pytest
 
-from tiderace.layers.redis.scripts import SCRIPTS
+from tiderace.layers.redis.scripts import SCRIPTS, pack
 
 TAKE = {"queue": "list", "taken": "set", "lease_ms": 1000}
 
@@ -29,6 +30,18 @@ def test_a_last_key_that_is_none_is_left_out():
 
     assert script.parameters(values | {"once": None}, (), ())[0] == 4
     assert script.parameters(values, (), ())[0] == 5
+
+
+def test_a_packed_start_with_the_other_parameters_is_the_whole_command():
+    script = SCRIPTS["publish"]
+    values = {name: name.encode() for name in (*script.keys, *script.arguments)}
+    parameters = script.parameters(values | {"once": None}, (), ())
+    whole = hiredis.pack_command(("EVALSHA", script.sha, *parameters))
+
+    first, others = script.arguments[:2], script.arguments[2:]
+    start = script.pack_start(*script.keys[:-1], *first)
+
+    assert start + pack(*others) == whole
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import hiredis
@@ -90,16 +90,12 @@ class CommandRunner:
         script = SCRIPTS[name]
         return await self._evaluate(script, script.parameters(values, (), ()))
 
-    def begin_script(
-        self, name: str, values: Mapping[str, Any]
-    ) -> Awaitable[Any] | None:
-        """Begin a script for ``call_with_retry``; return None where no connection is open.
+    def begin(self, packed: bytes) -> Awaitable[Any] | None:
+        """Send a packed command for ``call_with_retry``; None where no connection is open.
 
         Without a coroutine, since the first try mostly succeeds.
         """
-        script = SCRIPTS[name]
-        parameters = script.parameters(values, (), ())
-        return self._pool.begin("EVALSHA", script.sha, *parameters)
+        return self._pool.begin(packed)
 
     async def _evaluate(self, script: Script, parameters: Sequence[Any]) -> Any:
         try:

@@ -106,6 +106,13 @@ class RedisConnection(asyncio.Protocol):
 
         The reply is overdue ``timeout`` seconds after ``begun``, by default now.
         """
+        packed = hiredis.pack_command(cast("tuple[bytes]", command))
+        return self.execute_packed(packed, begun)
+
+    def execute_packed(
+        self, command: bytes, begun: float | None = None
+    ) -> asyncio.Future[Any]:
+        """Send a command that is packed in the server's protocol; as ``execute``."""
         reply: asyncio.Future[Any] = self._loop.create_future()
         if self._error is not None:
             reply.set_exception(ConnectionLost(str(self._error)))
@@ -132,7 +139,7 @@ class RedisConnection(asyncio.Protocol):
                 command.lower().encode(), set(channels), confirmed, self._loop.time()
             )
         )
-        self._write((command, *channels))
+        self._write(hiredis.pack_command(cast("tuple[bytes]", (command, *channels))))
         return confirmed
 
     def take_messages(self) -> list[tuple[bytes, bytes | None]]:
@@ -221,11 +228,11 @@ class RedisConnection(asyncio.Protocol):
         elif kind == b"sunsubscribe":
             self._messages.append((channel, None))
 
-    def _write(self, command: tuple[Any, ...]) -> None:
+    def _write(self, command: bytes) -> None:
         """Send a command together with others of this iteration of the event loop."""
         if not self._unwritten:
             self._loop.call_soon(self._flush)
-        self._unwritten.append(hiredis.pack_command(cast("tuple[bytes]", command)))
+        self._unwritten.append(command)
 
     def _flush(self) -> None:
         commands, self._unwritten = self._unwritten, []
@@ -257,7 +264,7 @@ class RedisConnection(asyncio.Protocol):
         elif begun is None and now - self._last_data >= _HEALTH_CHECK_INTERVAL:
             if self._is_pubsub:
                 self._pinged_at = now
-                self._write(("PING",))
+                self._write(hiredis.pack_command(("PING",)))
             else:
                 self.execute("PING").add_done_callback(retrieve_exception)
 

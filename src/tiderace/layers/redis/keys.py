@@ -30,20 +30,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from typing import NamedTuple
-
-# Groups whose key names are cached: making them takes longer than the rest of a command.
-_CACHED_GROUPS = 8192
-
-
-class StreamKeys(NamedTuple):
-    """The keys of one group's stream, and the channel of its publications."""
-
-    stream: str
-    meta: str
-    members: str
-    server: str
-    channel: bytes
 
 
 class KeySchema:
@@ -67,7 +53,6 @@ class KeySchema:
             self._channel_start, self._channel_end = f"{{{prefix}:".encode(), b"}"
             self.publish_command = "SPUBLISH"
         self.processes = f"{prefix}:processes"
-        self._streams: dict[str, StreamKeys] = {}
 
     # Keys
 
@@ -78,21 +63,6 @@ class KeySchema:
         # Without it, the group "lobby:meta" would have the key of the meta of "lobby".
         name = subject.replace("%", "%25").replace(":", "%3A")
         return f"{self._prefix}:group:{name}"
-
-    def of_stream(self, subject: str) -> StreamKeys:
-        """Return the keys and the channel of a group's stream."""
-        keys = self._streams.get(subject)
-        if keys is None:
-            if len(self._streams) >= _CACHED_GROUPS:
-                self._streams.clear()
-            keys = self._streams[subject] = StreamKeys(
-                self.stream(subject),
-                self.meta(subject),
-                self.group(subject),
-                self.server(subject),
-                self.group_channel(subject),
-            )
-        return keys
 
     def stream(self, subject: str) -> str:
         return f"{self.group(subject)}:stream"

@@ -92,14 +92,14 @@ class RedisPool:
         connection = self._open_connection(loop) or await self._get_connection(loop)
         return await connection.execute(command, begun)
 
-    def begin(self, *command: Any) -> asyncio.Future[Any] | None:
-        """Send a command on the running loop's connection; None where none is open.
+    def begin(self, packed: bytes) -> asyncio.Future[Any] | None:
+        """Send a packed command on the running loop's connection; None without one.
 
         The future gets the reply, or what ``execute`` raises.
         """
         loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
         opened = None if loop is None else self._open_connection(loop)
-        return None if opened is None else opened.begin(command)
+        return None if opened is None else opened.begin(packed)
 
     @property
     def loops(self) -> list[asyncio.AbstractEventLoop]:
@@ -260,9 +260,9 @@ class _LoopConnection:
     def lost(self) -> bool:
         return self._closed or (self._connection is not None and self._connection.lost)
 
-    def begin(self, command: tuple[Any, ...]) -> asyncio.Future[Any] | None:
+    def begin(self, packed: bytes) -> asyncio.Future[Any] | None:
         connection = self._connection
-        return None if connection is None else connection.execute(*command)
+        return None if connection is None else connection.execute_packed(packed)
 
     async def execute(self, command: tuple[Any, ...], begun: float) -> Any:
         if self._connection is not None:

@@ -3,7 +3,7 @@
 -- KEYS: stream, meta, members (sorted set: named channel by join time), server (the
 --       server's replication id, see replication_id), once (what was published under the
 --       idempotency key; left out when there is no such key)
--- ARGV: channel (pub/sub), data, id (of the message, 12 random bytes), publish (command),
+-- ARGV: channel (pub/sub), publish (command), data, id (of the message, 12 random bytes),
 --       since_ms ('' for the first try, else at least the time since then), once_ttl_ms,
 --       options (packed numbers: capacity; ttl_ms of the stream; position_ttl_ms, of meta;
 --       members_age_ms, how long a membership lasts; max_bytes of the stream;
@@ -11,7 +11,7 @@
 --       that are skipped after a failover, to which up to as many are added at random)
 -- Returns: epoch, offset, named channels in the group
 local stream, meta, members, server, once = unpack(KEYS)
-local channel, data, id, publish, since_ms, once_ttl_ms, options = unpack(ARGV)
+local channel, publish, data, id, since_ms, once_ttl_ms, options = unpack(ARGV)
 local capacity, ttl, position_ttl_ms, members_age_ms, max_bytes, history_size,
   history_ttl_ms, leap = struct.unpack('<dddddddd', options)
 local now = now_ms()
