@@ -276,6 +276,7 @@ class PgBouncer(ServerProcess):
             f"unix_socket_dir =\nauth_type = trust\nauth_file = {self.folder}/users\n"
             f"pool_mode = transaction\ndefault_pool_size = {pool_size}\n"
             "ignore_startup_parameters = extra_float_digits\n"
+            "server_login_retry = 1\n"
         )
 
     def database(self, name: str = "postgres") -> dict[str, Any]:

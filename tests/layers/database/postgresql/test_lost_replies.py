@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from support.postgresql import PostgresServer, database_alias
+from support.postgresql import PgBouncer, PostgresServer, database_alias
 from support.process_contract import LayerSetup, listen, programs, publish
-from support.waiting import until
+from support.waiting import until, wait_until
 from tiderace.layers.database.postgresql.connection import PostgresConnection
 from tiderace.layers.database.postgresql.schema import TABLES
 from tiderace.layers.database.vendor import OutcomeUnknown
@@ -150,22 +150,40 @@ def kill_server(server):
 
 def kill_one_of_its_processes(server):
     """Kill one, after which PostgreSQL ends all others and recovers."""
-    ((pid, *_), *_) = server.call(
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'tiderace'"
+    statement = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tiderace'"
+    ((pid,), *_) = wait_until(
+        lambda: server.call(statement), what="a connection of the layer"
     )
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(params=["direct", "pooled"])
+def database(request, server):
+    """The database as clients reach it: without a pooler, or behind one."""
+    if request.param == "direct":
+        yield server.database()
+        return
+    with PgBouncer(server) as pooler:
+        yield pooler.database()
+
+
+@pytest.fixture
+def clients(database):
+    """Its alias; requested before a layer."""
+    with database_alias("clients", database) as name:
+        yield name
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("crash", [kill_server, kill_one_of_its_processes])
 async def test_two_processes_lose_and_double_nothing_while_the_server_crashes(
-    server, make_layer, prefix, crash
+    server, database, clients, make_layer, prefix, crash
 ):
     topics = [f"tide.{number}" for number in range(3)]
-    layers = [make_layer(publish_timeout=30) for _ in range(2)]
+    layers = [make_layer(clients, publish_timeout=30) for _ in range(2)]
     listeners = [[await listen(layer, each) for each in topics] for layer in layers]
     options = {"prefix": prefix, "publish_timeout": 30}
-    setup = LayerSetup(server.database(), options)
+    setup = LayerSetup(database, options)
     with programs(setup) as start:
         processes = [start(PUBLISHING) for _ in range(2)]
         reading = [

@@ -295,21 +295,21 @@ class PostgresConnection:
         entry = transaction.entry
         if entry is None:
             return seems_committed
+        # In one snapshot: the next message may get the number between two.
         found = self._read(
-            "SELECT epoch, published_ms FROM tiderace_layer_entry "
-            "WHERE subject = %s AND number = %s",
-            (entry.subject, entry.number),
+            "SELECT e.published_ms, s.last_number FROM tiderace_layer_stream s "
+            "LEFT JOIN tiderace_layer_entry e "
+            "ON e.subject = s.subject AND e.number = %s AND e.epoch = s.epoch "
+            "WHERE s.subject = %s AND s.epoch = %s",
+            (entry.number, entry.subject, entry.epoch),
         )
-        if found:
-            return found == [(entry.epoch, entry.published_ms)]
-        # The entry was deleted since, or never committed.
-        return seems_committed and bool(
-            self._read(
-                "SELECT 1 FROM tiderace_layer_stream "
-                "WHERE subject = %s AND epoch = %s AND last_number >= %s",
-                entry[:3],
-            )
-        )
+        if not found:
+            return False
+        ((published_ms, last_number),) = found
+        if published_ms is None:
+            # The entry was deleted since, or never committed.
+            return seems_committed and bool(last_number >= entry.number)
+        return bool(published_ms == entry.published_ms)
 
     def _has_committed(self, transaction: WriteTransaction) -> bool:
         """Return whether the transaction with this number has ended with a commit."""
