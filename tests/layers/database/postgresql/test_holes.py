@@ -31,7 +31,7 @@ def test_ids_up_to_the_end_of_the_sequence_are_missing():
     holes = Holes(10)
 
     holes.extend(12, now=0.0)
-    holes.extend(11, now=0.0)
+    holes.extend(12, now=0.0)
 
     assert holes.due(0.0, delay=0) == [11, 12]
 
@@ -68,3 +68,11 @@ def test_a_reader_that_is_far_behind_must_read_anew(monkeypatch):
 
     with pytest.raises(psycopg.OperationalError, match="6 messages behind"):
         holes.extend(16, now=0.0)
+
+
+def test_a_reader_whose_ids_are_given_to_other_rows_must_read_anew():
+    holes = Holes(10)
+    holes.add(13, now=0.0)
+
+    with pytest.raises(psycopg.OperationalError, match="lost its latest ids"):
+        holes.extend(12, now=0.0)

@@ -54,9 +54,11 @@ _IN_FLIGHT = 1000
 # Seconds within which an item of a queue is committed after it got its id.
 _QUEUE_OVERLAP = 2.0
 
+# A pooler keeps the connection when a server starts again or another one takes over.
 _ENDS = (
-    "SELECT e.last_value, q.last_value FROM tiderace_layer_entry_id_seq e, "
-    "tiderace_layer_queue_id_seq q"
+    "SELECT e.last_value, q.last_value, "
+    "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint "
+    "FROM tiderace_layer_entry_id_seq e, tiderace_layer_queue_id_seq q"
 )
 _ENTRY = "id, subject, epoch, number, previous, data, published_ms"
 
@@ -80,6 +82,8 @@ class PostgresFeed:
         self._socket: int | None = None
         self._readable = asyncio.Event()
         self._failure: Exception | None = None
+        # When the server was, in microseconds.
+        self._started = 0
         self._holes = Holes(0)
         self._queue_ends: list[tuple[float, int]] = []
         self._next_poll = 0.0
@@ -115,7 +119,7 @@ class PostgresFeed:
 
     async def _find_end(self) -> None:
         """Note the last ids, and which of them are not committed yet."""
-        (entry_end, queue_end), *_ = await self._query_numbers(_ENDS)
+        ((entry_end, queue_end, self._started),) = await self._query_numbers(_ENDS)
         visible = await self._query_numbers(
             "SELECT id FROM tiderace_layer_entry "
             f"WHERE id > {entry_end - _IN_FLIGHT} AND id <= {entry_end}"
@@ -197,7 +201,9 @@ class PostgresFeed:
         """Return the rows that were committed and not announced."""
         now = time.monotonic()
         self._next_poll = now + (_INTERVAL if self._is_notified else _INTERVAL_ALONE)
-        (entry_end, queue_end), *_ = await self._query_numbers(_ENDS)
+        ((entry_end, queue_end, started),) = await self._query_numbers(_ENDS)
+        if started != self._started:
+            raise psycopg.OperationalError("the server was started again")
         found = await self._missed_entries(entry_end, now)
         if found and self._is_notified:
             self._missed += 1

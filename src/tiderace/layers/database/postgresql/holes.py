@@ -37,15 +37,18 @@ class Holes:
         """Note that ids up to ``end`` were given to rows; unseen ones become holes.
 
         Raises:
-            psycopg.OperationalError: when there are too many holes.
+            psycopg.OperationalError: when there are too many holes, or when the server
+                has lost ids in a crash and gives them to other rows.
         """
+        if end < self._end:
+            raise psycopg.OperationalError("the server has lost its latest ids")
         if end - self._end + len(self._missing) > _MAX_HOLES:
             raise psycopg.OperationalError(
                 f"the reader is {end - self._end} messages behind"
             )
         for missing in range(self._end + 1, end + 1):
             self._missing[missing] = (now, now)
-        self._end = max(self._end, end)
+        self._end = end
 
     def discard(self, seen: int) -> None:
         """Note that a row with an id up to the end was seen."""
