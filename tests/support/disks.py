@@ -1,8 +1,9 @@
-"""Disks that become full."""
+"""Disks that become full, and files that are locked."""
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["Disk", "mounted_disk"]
+__all__ = ["Disk", "locked", "mounted_disk"]
 
 
 @dataclass
@@ -45,3 +46,14 @@ def mounted_disk(folder: Path, size: str) -> Iterator[Disk]:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a transaction that writes into a SQLite file."""
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            database.execute("ROLLBACK")

@@ -8,9 +8,10 @@ import secrets
 
 import pytest
 
-from support.disks import mounted_disk
+from support.disks import locked, mounted_disk
+from support.postgresql import database_alias
 from support.process_contract import listen, publish
-from support.waiting import until
+from support.waiting import until, within
 from tiderace.exceptions import LayerUnavailable
 
 
@@ -64,3 +65,25 @@ async def test_a_full_disk_refuses_publications_until_there_is_room_again(
             assert listener.offsets == list(range(1, len(published) + 2))
         await here.close()
         await there.close()
+
+
+@pytest.fixture
+def site(tmp_path):
+    """The alias of a site's database; requested before a layer."""
+    name = str(tmp_path / "site.sqlite3")
+    settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": name}
+    with database_alias("site", settings) as using:
+        yield using
+
+
+async def test_a_transaction_of_the_site_delays_no_publication(
+    site, tmp_path, make_layer
+):
+    layer = make_layer(using=site, path=None)
+    listener = await listen(layer)
+
+    with locked(tmp_path / "site.sqlite3"):
+        await within(publish(layer, "during"), 5)
+        await until(lambda: listener.data == ["during"])
+
+    assert (tmp_path / "site.tiderace.sqlite3").exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from support.disks import locked
 from support.process_contract import (
     KEEP,
     LayerSetup,
@@ -31,18 +32,6 @@ from tiderace.layers.database.sqlite import connection, feed
 from tiderace.layers.database.sqlite.vendor import SqliteVendor
 from tiderace.layers.database.sqlite.wakeups import WakeupFolder
 from tiderace.layers.database.vendor import Fault
-
-
-@contextlib.contextmanager
-def locked(file):
-    """Hold the lock of a transaction that writes."""
-    database = sqlite3.connect(file, isolation_level=None)
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        database.execute("ROLLBACK")
-        database.close()
 
 
 def open_files():
