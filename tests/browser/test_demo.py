@@ -428,7 +428,7 @@ def test_a_notification_rings_on_every_page_and_in_every_tab(signed_in):
 def test_notifications_of_the_time_away_are_counted_on_return(signed_in, demo):
     carol = signed_in("carol")
     page = carol.enter("away-bell")
-    carol.forgiven.append("ERR_INTERNET_DISCONNECTED")
+    carol.forgiven.append("ERR_INTERNET_DISCONNECTED|Failed to fetch")
     carol.context.set_offline(True)
     expect(badge(page)).not_to_have_text("Connected")
     for number in range(2):
@@ -450,7 +450,7 @@ def test_notifications_of_the_time_away_are_counted_on_return(signed_in, demo):
 def test_a_banner_says_how_many_messages_were_recovered(signed_in):
     alice, bob = signed_in("alice").enter("banner"), signed_in("bob")
     page = bob.enter("banner")
-    bob.forgiven.append("ERR_INTERNET_DISCONNECTED")
+    bob.forgiven.append("ERR_INTERNET_DISCONNECTED|Failed to fetch")
     bob.context.set_offline(True)
     expect(badge(page)).not_to_have_text("Connected")
     for number in range(3):

@@ -222,7 +222,7 @@ def test_the_changes_of_others_are_announced(signed_in):
 def test_a_window_that_was_offline_gets_the_missed_changes(signed_in):
     alice, bob = signed_in("alice"), board(signed_in("bob"))
     page = board(alice)
-    alice.forgiven.append("ERR_INTERNET_DISCONNECTED")
+    alice.forgiven.append("ERR_INTERNET_DISCONNECTED|Failed to fetch")
     alice.context.set_offline(True)
     expect(badge(page)).not_to_have_text("Connected")
     hang_up(bob, "Said while you were away")
