@@ -74,7 +74,6 @@ class _LoopListeners:
         "_batches",
         "_changes",
         "_current",
-        "_delivered",
         "_grouped",
         "_left",
         "_number",
@@ -82,6 +81,7 @@ class _LoopListeners:
         "_queue",
         "_running",
         "_scheduled",
+        "delivered",
         "group",
         "loop",
         "members",
@@ -100,7 +100,8 @@ class _LoopListeners:
         # Publications, None for a loss, with the number of each.
         self._queue: deque[tuple[int, Publication | None]] = deque()
         self._number = 0
-        self._delivered = 0
+        # The number of the last item that all listeners have got.
+        self.delivered = 0
         # The item being delivered, the batches that wait for it, the place in the first of
         # them, and the listeners that left.
         self._current: tuple[int, Publication | None] = (0, None)
@@ -112,7 +113,7 @@ class _LoopListeners:
         self._running = False
 
     def put(self, item: Publication | None) -> int:
-        """Queue ``item``; return its number, for ``has_delivered``."""
+        """Queue ``item``; return its number, for comparison with ``delivered``."""
         if len(self._queue) >= _QUEUE_LIMIT:
             metrics.GAPS_LOST.add()
             logger.warning(
@@ -128,10 +129,6 @@ class _LoopListeners:
         self._number += 1
         self._queue.append((self._number, item))
         return self._number
-
-    def has_delivered(self, number: int) -> bool:
-        """Return whether the item of this number was delivered to all listeners."""
-        return self._delivered >= number
 
     def add(self, listener: Listener) -> None:
         """Add a listener, for what is queued from now on."""
@@ -184,10 +181,12 @@ class _LoopListeners:
         room = _SLICE
         while room > 0:
             if not self._batches:
-                self._delivered = self._current[0]
+                self.delivered = self._current[0]
+                if not self._queue:
+                    return False
                 try:
                     self._current = self._queue.popleft()
-                except IndexError:
+                except IndexError:  # emptied meanwhile by another thread
                     return False
                 self._batches.extend(self._members_by_dispatch())
                 self._left.clear()
@@ -275,7 +274,7 @@ class PendingDelivery:
         open_ = self.start()
         for listeners, number in self._parts:
             if listeners.loop is here:
-                while not listeners.has_delivered(number):  # noqa: ASYNC110
+                while listeners.delivered < number:  # noqa: ASYNC110
                     await asyncio.sleep(0)  # one pass of the loop for each slice
         return open_
 

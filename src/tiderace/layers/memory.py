@@ -14,7 +14,7 @@ from typing import Any
 from tiderace import metrics
 from tiderace.delivery.loop_iterations import let_woken_tasks_run
 from tiderace.delivery.outbox import PreparedMessage
-from tiderace.delivery.stream_hub import Listener, PendingDelivery
+from tiderace.delivery.stream_hub import Listener
 from tiderace.exceptions import ChannelFull
 from tiderace.history import Position, Publication
 from tiderace.layers import encoding
@@ -234,7 +234,8 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
             delivery = self._local.listeners.put(group, publication)
             if key:
                 self._streams.remember(group, key, publication.position, now, key_ttl)
-        await self._deliver(group, delivery)
+        if not await delivery.finish():
+            self._local.listeners.discard_closed(group)
         if group in self._local.hub.groups:
             deadline = now + self.expiry
             await self._local.fan_out(group, publication.as_event(), deadline)
@@ -252,9 +253,6 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
             stream = self._streams.get_or_create(group, now)
             publication = stream.append(make, message, now)
             delivery = self._local.listeners.put(group, publication)
-        await self._deliver(group, delivery)
-
-    async def _deliver(self, group: str, delivery: PendingDelivery) -> None:
         if not await delivery.finish():
             self._local.listeners.discard_closed(group)
 
