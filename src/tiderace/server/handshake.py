@@ -158,6 +158,8 @@ def _decode_path(raw_path: bytes, query_string: bytes) -> str:
     target = (raw_path + query_string).decode("latin-1")
     if not target.isascii() or not target.isprintable():
         raise HandshakeRefused(400, "the address is not ASCII; percent-encode it")
+    if b"%" not in raw_path:
+        return raw_path.decode()
     try:
         return unquote(raw_path.decode(), errors="strict")
     except UnicodeDecodeError:

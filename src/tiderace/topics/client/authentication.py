@@ -147,11 +147,13 @@ def _merge_headers(scope: Any, headers: dict[str, str] | None) -> None:
     proxy sets, and only if the request lacks them: a page must not be able to claim
     another origin or address.
     """
+    if not headers:
+        return
     present = scope.get("headers", ())
     known = {name for name, _ in present}
     more = [
         (name.lower().encode("latin1", "replace"), value.encode("latin1", "replace"))
-        for name, value in (headers or {}).items()
+        for name, value in headers.items()
     ]
     scope["headers"] = [
         *present,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class ClientContext:
     binary: bool = False
     """Whether the client speaks Protobuf."""
     # Random, so that no id is used twice: presence identifies connections by it.
-    client_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    client_id: str = field(default_factory=lambda: os.urandom(16).hex())
     identity: Identity = field(default_factory=Identity)
     subscriptions: dict[str, ActiveSubscription] = field(default_factory=dict)
     """The subscriptions by topic, including those that are being prepared."""
