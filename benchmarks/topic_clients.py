@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from websockets.asyncio.client import connect
@@ -58,6 +59,7 @@ IDLE = Question(
     baseline=CONTENDER,
 )
 QUESTIONS = (CONNECTS, STORM, MEMORY, IDLE)
+Publish: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 ROOMS = 100
 AT_ONCE = 64
 # Seconds without progress after which a run is aborted.
@@ -90,7 +92,8 @@ async def measure_connects(plan: Plan, contender: Contender, server: Server) -> 
     crowd = Crowd(contender, server, size + ROOMS)
     try:
         await crowd.open(range(ROOMS))
-        await publish(contender, server, 1)
+        async with publisher(contender, server) as publish:
+            await publish(1)
         crowd.published += 1
         await crowd.received(range(ROOMS))
         for number in range(ROOMS, ROOMS + size):
@@ -116,25 +119,24 @@ async def measure_storm(plan: Plan, contender: Contender, server: Server) -> Non
     size = 1000 if plan.quick else 10_000
     crowd = Crowd(contender, server, size)
     try:
-        await crowd.open(range(ROOMS))
-        await publish(contender, server, 1)
-        crowd.published += 1
-        await crowd.open(range(ROOMS, size))
-        await crowd.received(range(ROOMS))
-        before = server.cpu_seconds()
-        for client in crowd.clients:
-            client.cut()
-        crowd.published += AWAY + RETURNING
-        started = time.perf_counter()
-        await publish(contender, server, AWAY)
-        returning = asyncio.create_task(
-            publish(contender, server, RETURNING, pause=0.3)
-        )
-        await crowd.open(range(size), at_once=1000)
-        await returning
-        await crowd.received(range(size))
-        passed = time.perf_counter() - started
-        used = server.cpu_seconds() - before
+        async with publisher(contender, server) as publish:
+            await crowd.open(range(ROOMS))
+            await publish(1)
+            crowd.published += 1
+            await crowd.open(range(ROOMS, size))
+            await crowd.received(range(ROOMS))
+            before = server.cpu_seconds()
+            for client in crowd.clients:
+                client.cut()
+            crowd.published += AWAY + RETURNING
+            started = time.perf_counter()
+            await publish(AWAY)
+            returning = asyncio.create_task(publish(RETURNING, pause=0.3))
+            await crowd.open(range(size), at_once=1000)
+            await returning
+            await crowd.received(range(size))
+            passed = time.perf_counter() - started
+            used = server.cpu_seconds() - before
     finally:
         crowd.close()
     case = f"{size:,} clients"
@@ -149,7 +151,8 @@ async def measure_idle(plan: Plan, contender: Contender, server: Server) -> None
     crowd = Crowd(contender, server, warm + size)
     try:
         await crowd.open(range(warm))
-        await publish(contender, server, 1)
+        async with publisher(contender, server) as publish:
+            await publish(1)
         held = server.resident_bytes()
         await crowd.open(range(warm, warm + size))
         await asyncio.sleep(0.5)
@@ -175,33 +178,40 @@ async def measure_idle(plan: Plan, contender: Contender, server: Server) -> None
     plan.report.add(Figure(IDLE.name, contender.name, case, micros))
 
 
-async def publish(
-    contender: Contender, server: Server, count: int, pause: float = 0.0
-) -> None:
-    """Publish ``count`` times to each room, ``pause`` seconds apart.
+@asynccontextmanager
+async def publisher(contender: Contender, server: Server) -> AsyncIterator[Publish]:
+    """Yield a function that publishes ``count`` times to each room, ``pause`` seconds apart.
 
-    The site publishes itself when it is asked to, and a client to Centrifugo.
+    The site publishes itself when it is asked to, and a client to Centrifugo. The
+    connection is made before a storm, in which it would wait behind the clients.
     """
     address = f"ws://127.0.0.1:{server.ports[0]}"
-    if contender.name == CONTENDER:
-        order = {"rooms": ROOMS, "count": count, "pause": pause}
-        async with connect(f"{address}/rooms/") as client:
-            await client.send(json.dumps(order))
+    ours = contender.name == CONTENDER
+    path = "/rooms/" if ours else contender.fan.path
+    async with connect(f"{address}{path}", ping_interval=None) as client:
+        if not ours:
+            await client.send('{"id":1,"connect":{}}')
             await client.recv()
-        return
-    async with connect(f"{address}{contender.fan.path}") as client:
-        await client.send('{"id":1,"connect":{}}')
-        for _ in range(count):
-            await asyncio.sleep(pause)
-            for number in range(ROOMS):
-                request = {"channel": f"room:{number}", "data": {"text": "x" * 40}}
-                await client.send(json.dumps({"id": 2, "publish": request}))
-        answered = 0
-        while answered < 1 + count * ROOMS:
-            text = str(await client.recv())
-            if '"error"' in text:
-                raise RunFailed(f"not published: {text}")
-            answered += text.count('"id":')
+
+        async def order(count: int, pause: float = 0.0) -> None:
+            fields = {"rooms": ROOMS, "count": count, "pause": pause}
+            await client.send(json.dumps(fields))
+            await client.recv()
+
+        async def publish(count: int, pause: float = 0.0) -> None:
+            for _ in range(count):
+                await asyncio.sleep(pause)
+                for number in range(ROOMS):
+                    request = {"channel": f"room:{number}", "data": {"text": "x" * 40}}
+                    await client.send(json.dumps({"id": 2, "publish": request}))
+            answered = 0
+            while answered < count * ROOMS:
+                text = str(await client.recv())
+                if '"error"' in text:
+                    raise RunFailed(f"not published: {text}")
+                answered += text.count('"id":')
+
+        yield order if ours else publish
 
 
 class Crowd:
