@@ -230,11 +230,11 @@ def catchers(name: str) -> tuple[str, ...]:
     return (tests,) if isinstance(tests, str) else tests
 
 
-def test_every_mutant_has_tests_that_are_to_catch_it():
+def test_every_mutant_has_tests_that_should_catch_it():
     assert CATCHERS.keys() == topic_mutants.MUTANTS.keys()
 
 
-def test_without_a_mistake_they_all_pass(run):
+def test_all_tests_pass_without_a_mutant(run):
     every = sorted({test for name in CATCHERS for test in catchers(name)})
     done = run(*every)
 
@@ -242,7 +242,7 @@ def test_without_a_mistake_they_all_pass(run):
 
 
 @pytest.mark.parametrize("name", sorted(CATCHERS))
-def test_it_is_caught(run, name):
+def test_a_mutant_is_caught(run, name):
     done = run(*catchers(name), mutant=name)
     summary = done.output.splitlines()[-1]
 

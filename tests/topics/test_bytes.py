@@ -159,7 +159,7 @@ async def test_data_that_is_not_bytes_is_refused_with_its_type(memory, app):
 
 
 @pytest.mark.parametrize("option", ["whispers", "growing"])
-def test_what_needs_json_is_refused_where_the_class_is_defined(option):
+def test_an_option_that_needs_json_is_refused_where_the_class_is_defined(option):
     value = {"whispers": True, "growing": Growing()}[option]
     attributes = {
         "message": bytes,

@@ -146,7 +146,7 @@ async def test_a_client_that_does_not_ask_gets_publications_as_they_are(memory):
 @pytest.mark.parametrize(
     ("topic", "kind"), [("plain", "fossil"), ("match:a", "another")]
 )
-async def test_what_is_not_served_is_not_granted(memory, topic, kind):
+async def test_a_delta_that_is_not_served_is_not_granted(memory, topic, kind):
     async with WireClient(memory) as client:
         result = await client.subscribe(topic, delta=kind)
         await apublish(topic, state(1))
@@ -248,7 +248,9 @@ async def test_a_difference_is_made_once_for_all_subscribers(memory, monkeypatch
     assert len(made) == 1
 
 
-async def test_what_several_clients_have_missed_is_compared_once(memory, monkeypatch):
+async def test_publications_that_several_clients_missed_are_compared_once(
+    memory, monkeypatch
+):
     async with WireClient(memory) as client:
         given = await client.subscribe("match:a", delta="fossil")
     for number in range(4):
@@ -304,7 +306,9 @@ async def test_a_stream_of_match_events_takes_a_fifth_of_the_bytes(memory):
 @pytest.mark.parametrize(
     ("option", "value"), [("deliver", Latest()), ("growing", Growing())]
 )
-def test_what_does_not_send_each_publication_is_refused_in_the_class(option, value):
+def test_an_option_that_skips_publications_is_refused_where_the_class_is_defined(
+    option, value
+):
     attributes = {
         "history": History(),
         "delta": True,

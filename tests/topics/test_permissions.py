@@ -102,7 +102,7 @@ def test_has_perm_requires_an_app_label():
         HasPerm("view_room")
 
 
-async def test_no_user_has_no_permission():
+async def test_without_a_user_there_is_no_permission():
     assert not await may(None, IsAuthenticated)
     assert not await may(None, IsStaff)
     assert not await may(None, HasPerm("auth.view_user"))

@@ -49,10 +49,12 @@ def demo_results(demo: DemoProcess, request: pytest.FixtureRequest) -> Results:
 
 
 @pytest.mark.parametrize("name", names("scenarios"))
-def test_with_the_conformance_server(results: Results, name: str) -> None:
+def test_a_scenario_passes_with_the_conformance_server(
+    results: Results, name: str
+) -> None:
     assert results[name] is None, results[name]
 
 
 @pytest.mark.parametrize("name", names("demoScenarios"))
-def test_with_the_demo(demo_results: Results, name: str) -> None:
+def test_a_scenario_passes_with_the_demo(demo_results: Results, name: str) -> None:
     assert demo_results[name] is None, demo_results[name]

@@ -168,7 +168,7 @@ class Visitor:
         subscription.began = await events.record.next("subscribed")
         return subscription
 
-    async def heard(self, subscription: Any, count: int) -> list[Any]:
+    async def received(self, subscription: Any, count: int) -> list[Any]:
         """The data of the next publications."""
         return [
             self.wire.back((await subscription.record.next("publication")).pub.data)
@@ -176,18 +176,18 @@ class Visitor:
         ]
 
 
-async def test_what_one_publishes_the_other_hears_with_its_author(
+async def test_a_publication_reaches_the_other_client_with_its_author(
     server, wire, channel
 ):
     async with (
         Visitor(server, wire, token=token("42")) as one,
         Visitor(server, wire) as other,
     ):
-        hears = await other.subscribe(channel)
-        speaks = await one.subscribe(channel)
-        await speaks.publish(wire.out({"text": "größer"}))
+        subscription = await other.subscribe(channel)
+        publisher = await one.subscribe(channel)
+        await publisher.publish(wire.out({"text": "größer"}))
 
-        pub = (await hears.record.next("publication")).pub
+        pub = (await subscription.record.next("publication")).pub
 
     assert wire.back(pub.data) == {"text": "größer"}
     assert pub.offset == 1
@@ -195,12 +195,12 @@ async def test_what_one_publishes_the_other_hears_with_its_author(
     assert pub.info.client == one.connected.client
 
 
-async def test_what_the_server_publishes_is_heard_with_its_tags(server, wire, channel):
+async def test_a_publication_of_the_server_arrives_with_its_tags(server, wire, channel):
     async with Visitor(server, wire) as visitor:
-        hears = await visitor.subscribe(channel)
+        subscription = await visitor.subscribe(channel)
         await server.acall("publish", channel=channel, data=[1], tags={"a": "b"})
 
-        pub = (await hears.record.next("publication")).pub
+        pub = (await subscription.record.next("publication")).pub
 
     assert wire.back(pub.data) == [1]
     assert pub.tags == {"a": "b"}
@@ -242,7 +242,7 @@ async def test_the_last_publication_comes_with_the_subscription(server, wire, ch
     assert [wire.back(each.pub.data) for each in (last, next_one)] == [3, 4]
 
 
-async def test_presence_tells_who_is_there(server, wire, channel):
+async def test_presence_lists_the_subscribers(server, wire, channel):
     async with (
         Visitor(server, wire, token=token("42")) as one,
         Visitor(server, wire, token=token("42")) as again,
@@ -262,7 +262,7 @@ async def test_presence_tells_who_is_there(server, wire, channel):
     assert (stats.num_clients, stats.num_users) == (3, 2)
 
 
-async def test_one_hears_who_comes_and_goes(server, wire, channel):
+async def test_a_subscriber_gets_joins_and_leaves(server, wire, channel):
     async with Visitor(server, wire) as stays:
         subscription = await stays.subscribe(channel)
         async with Visitor(server, wire, token=token("42")) as goes:
@@ -277,11 +277,13 @@ async def test_one_hears_who_comes_and_goes(server, wire, channel):
     assert (left.info.client, left.info.user) == (client, "42")
 
 
-async def test_who_was_cut_off_gets_what_was_missed(server, wire, channel):
+async def test_a_client_that_was_cut_off_gets_missed_publications(
+    server, wire, channel
+):
     async with Visitor(server, wire, token=token(channel)) as visitor:
         subscription = await visitor.subscribe(channel)
         await subscription.publish(wire.out(1))
-        assert await visitor.heard(subscription, 1) == [1]
+        assert await visitor.received(subscription, 1) == [1]
 
         async def meanwhile():
             for n in (2, 3, 4):
@@ -294,12 +296,12 @@ async def test_who_was_cut_off_gets_what_was_missed(server, wire, channel):
         again = await subscription.record.next("subscribed")
 
         assert (again.was_recovering, again.recovered) == (True, True)
-        assert await visitor.heard(subscription, 3) == [2, 3, 4]
+        assert await visitor.received(subscription, 3) == [2, 3, 4]
         await subscription.publish(wire.out(5))
-        assert await visitor.heard(subscription, 1) == [5]
+        assert await visitor.received(subscription, 1) == [5]
 
 
-async def test_who_missed_too_much_is_told_that_it_is_lost(server, wire, channel):
+async def test_a_client_that_missed_too_much_is_not_recovered(server, wire, channel):
     name = f"smallhistory:{channel}"
     async with Visitor(server, wire, token=token(channel)) as visitor:
         subscription = await visitor.subscribe(name)
@@ -336,7 +338,7 @@ async def test_state_is_read_again_when_its_position_is_too_old(server, wire, ch
     assert subscription.began.recovered is True
 
 
-async def test_what_follows_the_position_of_a_state_is_heard(server, wire, channel):
+async def test_publications_after_the_position_of_a_state_arrive(server, wire, channel):
     async def get_state(channel: str) -> StreamPosition:
         top = await server.acall("history", channel=channel, limit=0)
         await server.acall("publish", channel=channel, data="after it")
@@ -345,7 +347,7 @@ async def test_what_follows_the_position_of_a_state_is_heard(server, wire, chann
     async with Visitor(server, wire) as visitor:
         subscription = await visitor.subscribe(channel, get_state=get_state)
 
-        assert await visitor.heard(subscription, 1) == ["after it"]
+        assert await visitor.received(subscription, 1) == ["after it"]
 
 
 async def test_a_token_is_renewed_before_it_ends(server, wire):
@@ -376,14 +378,14 @@ async def test_an_expired_token_is_replaced_by_a_fresh_one(server, wire):
         assert tokens == []
 
 
-async def test_a_forged_token_ends_it_for_good(server, wire):
+async def test_a_forged_token_closes_the_connection_for_good(server, wire):
     visitor = Visitor(server, wire, token=token("42")[:-4] + "AAAA")
     await visitor.client.connect()
 
     assert (await visitor.record.next("disconnected")).code == 3500
 
 
-async def test_a_subscription_token_for_this_channel_lets_in(server, wire, channel):
+async def test_a_subscription_token_for_the_channel_is_accepted(server, wire, channel):
     async with Visitor(server, wire, token=token("42")) as visitor:
         name = "#43"
         mine = await visitor.subscribe(name, token=token("42", channel=name))
@@ -391,7 +393,7 @@ async def test_a_subscription_token_for_this_channel_lets_in(server, wire, chann
         assert mine.began.recoverable
 
 
-async def test_a_subscription_token_for_another_channel_does_not(server, wire):
+async def test_a_subscription_token_for_another_channel_is_refused(server, wire):
     async with Visitor(server, wire, token=token("42")) as visitor:
         events = SubscriptionNotes()
         subscription = visitor.client.new_subscription(
@@ -402,7 +404,7 @@ async def test_a_subscription_token_for_another_channel_does_not(server, wire):
         assert (await events.record.next("unsubscribed")).code == 103
 
 
-async def test_who_unsubscribed_hears_nothing_more(server, wire, channel):
+async def test_an_unsubscribed_client_gets_no_publications(server, wire, channel):
     async with Visitor(server, wire) as visitor:
         subscription = await visitor.subscribe(channel)
         await subscription.unsubscribe()
@@ -414,7 +416,9 @@ async def test_who_unsubscribed_hears_nothing_more(server, wire, channel):
         assert "publication" not in subscription.record.kinds()
 
 
-async def test_who_subscribes_again_hears_again(server, wire, channel):
+async def test_a_client_that_subscribes_again_gets_publications_again(
+    server, wire, channel
+):
     async with Visitor(server, wire) as visitor:
         subscription = await visitor.subscribe(channel)
         await subscription.unsubscribe()
@@ -422,13 +426,13 @@ async def test_who_subscribes_again_hears_again(server, wire, channel):
         await subscription.record.next("subscribed")
         await server.acall("publish", channel=channel, data="now")
 
-        assert await visitor.heard(subscription, 1) == ["now"]
+        assert await visitor.received(subscription, 1) == ["now"]
 
 
 @pytest.mark.parametrize(
     ("method", "code"), [("fail", 1000), ("nothing_like_this", 104)]
 )
-async def test_a_call_that_fails_says_why(server, wire, method, code):
+async def test_a_call_that_fails_has_an_error_code(server, wire, method, code):
     async with Visitor(server, wire) as visitor:
         with pytest.raises(CentrifugeError) as failed:
             await visitor.client.rpc(method, wire.out({}))
@@ -436,7 +440,7 @@ async def test_a_call_that_fails_says_why(server, wire, method, code):
     assert failed.value.code == code
 
 
-async def test_a_channel_of_an_unknown_namespace_is_given_up(server, wire):
+async def test_a_subscription_to_an_unknown_namespace_ends(server, wire):
     async with Visitor(server, wire) as visitor:
         events = SubscriptionNotes()
         subscription = visitor.client.new_subscription("unknown:x", events=events)
@@ -445,7 +449,7 @@ async def test_a_channel_of_an_unknown_namespace_is_given_up(server, wire):
         assert (await events.record.next("unsubscribed")).code == 102
 
 
-async def test_a_subscription_of_the_servers_begins_hears_and_recovers(
+async def test_a_server_side_subscription_gets_publications_and_recovers(
     server, wire, channel
 ):
     async with Visitor(server, wire, token=token(channel)) as visitor:
@@ -479,7 +483,9 @@ async def test_the_server_may_begin_and_end_a_subscription(server, wire, channel
     assert (began.channel, ended.channel) == (channel, channel)
 
 
-async def test_a_subscription_that_the_server_ends_is_over(server, wire, channel):
+async def test_a_subscription_that_the_server_ends_is_unsubscribed(
+    server, wire, channel
+):
     async with Visitor(server, wire, token=token(channel)) as visitor:
         subscription = await visitor.subscribe(channel)
         await server.acall("unsubscribe", user=channel, channel=channel)
@@ -487,26 +493,30 @@ async def test_a_subscription_that_the_server_ends_is_over(server, wire, channel
         assert (await subscription.record.next("unsubscribed")).code == 2000
 
 
-async def test_a_kick_ends_it_for_good(server, wire, channel):
+async def test_a_disconnect_by_the_server_closes_the_connection_for_good(
+    server, wire, channel
+):
     async with Visitor(server, wire, token=token(channel)) as visitor:
         await server.acall("disconnect", user=channel)
 
         assert (await visitor.record.next("disconnected")).code == 3503
 
 
-async def test_the_demos_board_is_seen_and_written_on(demo, wire, headers):
+async def test_a_client_of_the_demo_publishes_to_the_board(demo, wire, headers):
     async with Visitor(demo, wire, headers=headers) as visitor:
         board = await visitor.subscribe("board:main")
         draft = {"client_id": uuid.uuid4().hex, "text": "from another client"}
         await board.publish(wire.out(draft))
-        [change] = await visitor.heard(board, 1)
+        [change] = await visitor.received(board, 1)
 
     assert change["event"] == "created"
     assert change["fields"]["author"] == "alice"
     assert change["fields"]["text"] == "from another client"
 
 
-async def test_the_demos_board_tells_what_was_missed(demo, wire, headers):
+async def test_a_client_of_the_demo_gets_missed_changes_of_the_board(
+    demo, wire, headers
+):
     async with (
         Visitor(demo, wire, headers=headers) as away,
         Visitor(demo, wire, headers=headers) as writes,
@@ -518,7 +528,7 @@ async def test_the_demos_board_tells_what_was_missed(demo, wire, headers):
         await writer.publish(wire.out(draft))
         await away.client.connect()
         again = await board.record.next("subscribed")
-        [change] = await away.heard(board, 1)
+        [change] = await away.received(board, 1)
 
     assert again.recovered is True
     assert change["fields"]["text"] == "meanwhile"

@@ -177,7 +177,7 @@ async def test_a_malformed_request_is_refused_and_the_connection_goes_on(app, re
         assert await client.done("ping") == {}
 
 
-async def test_half_an_emoji_reaches_subscribers_as_a_replacement_character(app):
+async def test_a_lone_surrogate_reaches_subscribers_as_a_replacement_character(app):
     async with WireClient(app) as client, WireClient(app) as other:
         await client.subscribe("room:a")
         await other.subscribe("room:a")
@@ -907,7 +907,7 @@ async def test_history_of_another_epoch_is_refused(app):
         assert code == 112
 
 
-async def test_history_of_a_topic_without_is_not_available(app):
+async def test_history_of_a_topic_without_one_is_not_available(app):
     async with WireClient(app) as client:
         await client.subscribe("feed:1")
         assert await client.refused("history", channel="feed:1") == 108
@@ -921,7 +921,7 @@ async def test_only_subscribers_may_read(app, method):
 
 
 @pytest.mark.parametrize("method", ["presence", "presence_stats"])
-async def test_presence_of_a_topic_without_is_not_available(app, method):
+async def test_presence_of_a_topic_without_it_is_not_available(app, method):
     async with WireClient(app) as client:
         await client.subscribe("room:a")
         assert await client.refused(method, channel="room:a") == 108

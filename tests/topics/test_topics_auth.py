@@ -235,7 +235,7 @@ async def test_a_subscription_from_the_server_recovers_too(app):
         assert [pub["data"] for pub in result["publications"]] == [1]
 
 
-async def test_what_a_client_claims_about_subscriptions_subscribes_it_to_nothing(app):
+async def test_claims_of_a_client_about_its_subscriptions_are_ignored(app):
     connect = {"subs": {"open:a": {}, "secret:a": {}}}
     async with WireClient(app, connect=connect) as client:
         assert "subs" not in client.connected["connect"]
@@ -275,7 +275,7 @@ async def test_a_connection_whose_token_expired_is_closed(app, monkeypatch):
 # For one topic
 
 
-async def test_a_topic_that_requires_a_token_refuses_a_client_without(app):
+async def test_a_topic_that_requires_a_token_refuses_a_client_without_one(app):
     async with WireClient(app, connect={"token": token()}) as client:
         assert await client.refused("subscribe", channel="secret:a") == 103
         await client.subscribe(
@@ -584,9 +584,7 @@ async def test_a_permission_that_is_removed_while_a_client_subscribes_ends_the_j
     assert checks == [True, False]
 
 
-async def test_what_a_user_may_receive_is_decided_again_with_their_permissions(
-    app, ada
-):
+async def test_may_receive_is_called_again_when_permissions_change(app, ada):
     class Desk(Topic):
         pattern = "desk"
         permission_classes = [AllowAny]

@@ -53,7 +53,7 @@ def person(pk):
     return SimpleNamespace(pk=pk, is_authenticated=True, is_active=True)
 
 
-async def test_a_topic_s_hooks_are_called_for_joins_and_leaves(told):
+async def test_the_hooks_of_a_topic_are_called_for_joins_and_leaves(told):
     async with WireClient(TopicsEndpoint.as_asgi(), user=person("7")) as client:
         await client.subscribe("lounge:a")
         assert await next_of(told) == ("joined", "a", "7")

@@ -357,7 +357,7 @@ async def told(site, settings):
     declared.remove(Lounge)
 
 
-async def test_a_topic_s_hooks_are_called_for_joins_and_leaves(told):
+async def test_the_hooks_of_a_topic_are_called_for_joins_and_leaves(told):
     app = TopicsEndpoint.as_asgi()
     async with WireClient(app, user=person("ada")) as client:
         await client.subscribe("lounge")
@@ -366,7 +366,7 @@ async def test_a_topic_s_hooks_are_called_for_joins_and_leaves(told):
     assert await told.next() == ("left", "lounge", "ada")
 
 
-async def test_a_topic_is_told_of_a_user_whose_process_was_killed(
+async def test_user_left_is_called_for_a_user_whose_process_was_killed(
     told, redis_url, prefix
 ):
     app = TopicsEndpoint.as_asgi()

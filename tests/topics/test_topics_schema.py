@@ -245,7 +245,7 @@ def test_topics_with_bytes_are_not_for_pages(own_topics):
 
 
 @pytest.mark.usefixtures("topics")
-def test_what_is_received_is_unknown_where_a_hook_has_no_return_type():
+def test_the_received_type_is_unknown_where_a_hook_has_no_return_type():
     class Unannotated(Topic):
         pattern = "unannotated"
         message = Draft
@@ -258,7 +258,7 @@ def test_what_is_received_is_unknown_where_a_hook_has_no_return_type():
 
 
 @pytest.mark.usefixtures("topics")
-def test_what_is_received_is_what_is_sent_where_there_is_no_hook():
+def test_the_received_type_is_the_sent_type_without_a_hook():
     class WithoutHook(Topic):
         pattern = "without-hook"
         message = Draft

@@ -138,7 +138,7 @@ async def test_a_whisper_without_data_has_null(memory, app):
         assert (await bob.push("whisper"))["whisper"]["data"] is None
 
 
-async def test_a_client_cannot_pass_for_another(memory, app):
+async def test_a_client_cannot_forge_the_sender_of_a_whisper(memory, app):
     async with (
         WireClient(app, user=user(1)) as ada,
         WireClient(app, user=user(2)) as bob,

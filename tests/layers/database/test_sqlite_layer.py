@@ -88,7 +88,9 @@ async def test_a_fork_waits_until_a_file_is_open(make_layer, monkeypatch):
     await listening
 
 
-async def test_a_process_killed_before_it_wakes_others_is_heard(make_layer, start):
+async def test_messages_of_a_process_killed_before_it_wakes_others_arrive(
+    make_layer, start
+):
     listener = await listen(make_layer())
 
     process = start(
@@ -486,7 +488,7 @@ async def test_threads_without_a_loop_publish_at_once(make_layer):
     assert listener.offsets == list(range(1, 201))
 
 
-async def test_a_key_lasts_as_long_as_wanted_and_five_minutes_once_it_is_let_end(
+async def test_a_key_lasts_as_long_as_given_and_five_minutes_after_expire_keys(
     make_layer, file
 ):
     layer = make_layer()

@@ -493,7 +493,7 @@ async def test_reading_a_stream_that_is_lost_meanwhile_returns_what_was_read(
     assert all(each.position.epoch == top.epoch for each in found)
 
 
-async def test_a_key_lasts_as_long_as_wanted_and_five_minutes_once_it_is_let_end(
+async def test_a_key_lasts_as_long_as_given_and_five_minutes_after_expire_keys(
     make_layer,
 ):
     layer = make_layer()

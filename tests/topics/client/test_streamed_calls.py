@@ -195,7 +195,9 @@ async def test_a_plain_call_of_a_generator_returns_a_list(client):
         ("count", {}, 422),
     ],
 )
-async def test_what_cannot_be_streamed_is_refused(client, method, arguments, code):
+async def test_a_call_that_cannot_be_streamed_is_refused(
+    client, method, arguments, code
+):
     room = await client.subscribe("streams:a")
 
     with pytest.raises(Refusal) as refusal:
@@ -271,7 +273,7 @@ def test_a_generator_that_is_not_async_is_refused_where_it_is_defined():
                 yield 1
 
 
-async def test_what_a_stopped_generator_does_at_its_end_is_not_cut_by_the_disconnect(
+async def test_the_finally_of_a_stopped_generator_is_not_interrupted_by_the_disconnect(
     endpoint, closed, cleaning
 ):
     async with AsyncTopicsClient(application=endpoint) as client:
@@ -287,7 +289,7 @@ async def test_what_a_stopped_generator_does_at_its_end_is_not_cut_by_the_discon
     assert closed == ["streams:a"]
 
 
-async def test_what_a_generator_does_at_its_end_is_cut_some_time_after_its_client_left(
+async def test_the_finally_of_a_generator_is_cancelled_some_time_after_its_client_left(
     client, settings, cleaning, caplog
 ):
     settings.TIDERACE = {"DISCONNECT_TIMEOUT": 0.01}

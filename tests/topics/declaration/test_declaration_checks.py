@@ -130,7 +130,7 @@ def test_messages_that_grow_cannot_be_replaced_by_newer_ones():
     [{"deliver": Latest()}, {"growing": Growing()}],
     ids=["deliver", "growing"],
 )
-def test_what_may_be_received_is_not_combined_with_messages_without_tags(option):
+def test_may_receive_is_not_combined_with_messages_without_tags(option):
     with pytest.raises(ImproperlyConfigured) as raised:
         declare(may_receive=lambda self, user, tags: True, **option)
 

@@ -188,7 +188,7 @@ async def test_a_client_without_a_subscription_reads_what_its_user_may_receive(a
     assert data(result) == [1]
 
 
-async def test_the_user_s_and_the_client_s_filter_both_have_to_agree(app):
+async def test_a_publication_has_to_pass_may_receive_and_the_filter_of_the_client(app):
     async with WireClient(app, user=member(1, "blue")) as client:
         await client.subscribe("files", tf={"key": "team", "cmp": "ex"})
         await file("red", "", "blue")

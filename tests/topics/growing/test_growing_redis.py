@@ -81,7 +81,7 @@ async def test_a_message_outlasts_a_server_that_is_away_for_longer_than_the_leas
         assert (end["state"], end["data"]["text"]) == ("finished", "one two")
 
 
-async def test_what_is_appended_while_the_server_is_away_is_sent_when_it_is_back(
+async def test_appends_while_the_server_is_away_are_sent_when_it_is_back(
     app, own_server
 ):
     async with Device(app, "grow-room:a") as device:

@@ -96,7 +96,7 @@ async def test_data_for_a_user_that_cannot_be_sent_is_named_with_the_user():
         await asend_to(7, {"a": Unsendable()})
 
 
-async def test_what_on_publish_returns_is_named_in_the_log_if_it_cannot_be_sent(caplog):
+async def test_a_result_of_on_publish_that_cannot_be_sent_is_named_in_the_log(caplog):
     async with WireClient(TopicsEndpoint.as_asgi()) as client:
         await client.subscribe("lobby")
         assert await client.refused("publish", channel="lobby", data=1) == 100

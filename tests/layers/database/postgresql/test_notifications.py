@@ -54,7 +54,7 @@ def test_a_queue_is_announced_by_its_name():
     assert decode(payload.encode()) == [Announcement(0, "asgi:work")]
 
 
-def test_nothing_new_is_announced_by_nothing():
+def test_without_new_rows_there_is_no_payload():
     assert encode([], {}) == []
 
 

@@ -103,7 +103,7 @@ async def test_a_publication_waits_for_a_server_that_is_starting(
     assert [each.data for each in found] == ["0", "1"]
 
 
-async def test_a_stopped_server_holds_up_nobody_longer_than_the_timeout(
+async def test_a_stopped_server_delays_no_call_beyond_the_timeout(
     own_postgresql, own_using, make_layer
 ):
     layer = make_layer(own_using, publish_timeout=0.5)
@@ -342,7 +342,7 @@ async def test_a_text_that_the_server_cannot_store_is_refused_for_good(make_laye
         await within(layer.stream_publish("tide", {}, keep=KEEP, key="a\0b"), 5)
 
 
-async def test_a_message_that_is_refused_takes_no_other_one_with_it(make_layer):
+async def test_a_refused_message_does_not_fail_the_others(make_layer):
     layer = make_layer()
     listener = await listen(layer)
 

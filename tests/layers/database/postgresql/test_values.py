@@ -14,16 +14,16 @@ from tiderace.layers.database.postgresql.values import as_array, as_value
 
 
 @pytest.fixture
-def session(using):
-    session = AutocommitConnection.open(using, 5)
-    yield session
-    session.close()
+def connection(using):
+    connection = AutocommitConnection.open(using, 5)
+    yield connection
+    connection.close()
 
 
-def echo(session, sql, value):
-    (result,) = session.run([Statement(sql.encode(), [value])])
+def echo(connection, sql, value):
+    (result,) = connection.run([Statement(sql.encode(), [value])])
     assert result.fformat(0) == Format.BINARY
-    ((found,),) = session.rows(result)
+    ((found,),) = connection.rows(result)
     return found
 
 
@@ -31,19 +31,19 @@ def echo(session, sql, value):
     "value",
     [0, -1, 2**62, -(2**63), "", "übung \U0001f30a", b"", b"\0\xff", True, False, 0.5],
 )
-def test_a_value_arrives_as_it_is(session, value):
-    found = echo(session, "SELECT $1", as_value(value))
+def test_a_value_arrives_as_it_is(connection, value):
+    found = echo(connection, "SELECT $1", as_value(value))
 
     assert found == value
     assert type(found) is type(value)
 
 
-def test_a_text_of_a_subclass_is_a_text(session):
-    assert echo(session, "SELECT $1", as_value(SafeString("room"))) == "room"
+def test_a_value_of_a_subclass_of_str_is_a_text(connection):
+    assert echo(connection, "SELECT $1", as_value(SafeString("room"))) == "room"
 
 
-def test_no_value_is_null(session):
-    assert echo(session, "SELECT $1::text IS NULL", as_value(None)) is True
+def test_none_is_null(connection):
+    assert echo(connection, "SELECT $1::text IS NULL", as_value(None)) is True
 
 
 @pytest.mark.parametrize(
@@ -57,23 +57,23 @@ def test_no_value_is_null(session):
         ("double precision", [0.1, None, -1e300]),
     ],
 )
-def test_an_array_arrives_as_it_is(session, type_name, values):
-    assert echo(session, "SELECT $1", as_array(type_name, values)) == values
+def test_an_array_arrives_as_it_is(connection, type_name, values):
+    assert echo(connection, "SELECT $1", as_array(type_name, values)) == values
 
 
-def test_statements_that_are_sent_together_give_a_result_each(session):
-    results = session.run(
+def test_statements_that_are_sent_together_give_a_result_each(connection):
+    results = connection.run(
         [Statement(b"SELECT $1 + 1", [as_value(number)]) for number in range(300)]
     )
 
-    assert [session.rows(result) for result in results] == [
+    assert [connection.rows(result) for result in results] == [
         [(number + 1,)] for number in range(300)
     ]
 
 
-def test_more_than_the_socket_takes_is_sent_while_replies_are_read(session):
+def test_more_than_the_socket_takes_is_sent_while_replies_are_read(connection):
     data = b"x" * 1_000_000
 
-    results = session.run([Statement(b"SELECT $1", [as_value(data)])] * 20)
+    results = connection.run([Statement(b"SELECT $1", [as_value(data)])] * 20)
 
-    assert [session.rows(result) for result in results] == [[(data,)]] * 20
+    assert [connection.rows(result) for result in results] == [[(data,)]] * 20
