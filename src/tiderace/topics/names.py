@@ -172,7 +172,7 @@ def _require_fast_converters(text: str) -> None:
     """Check the converters that the application has registered.
 
     Raises:
-        ImproperlyConfigured: for one whose expression takes long for a text.
+        ImproperlyConfigured: when the expression of one takes too long for some text.
     """
     converters = get_converters()
     for kind, _ in _CONVERTER.findall(text):
@@ -195,7 +195,7 @@ def _slow_text(regex: str) -> str | None:
     Texts are repetitions of one character, or of a word in the expression, and of growing
     length, so that an exponential expression is found before it takes seconds.
     """
-    # No text has the end that it asks for, so that every way to match is tried.
+    # No text ends with the NUL, so each comparison tries all ways to match and fails.
     compare = re.compile(f"(?:{regex})\0").match
     words = re.findall(r"\w{2,8}", regex)
     for part in dict.fromkeys([*string.printable, *regex, *words]):

@@ -231,7 +231,7 @@ def _reap(
 def _refresh(
     cursor: Cursor, argument: tuple[list[tuple[str, str]], int]
 ) -> set[tuple[str, str]]:
-    """Extend connections, in one statement; return those that are there."""
+    """Extend connections in one statement; return the ones that exist."""
     pairs, ttl_ms = argument
     rows = cursor.fetch(
         "UPDATE tiderace_layer_presence_connection SET expires_ms = %s "

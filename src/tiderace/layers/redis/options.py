@@ -157,7 +157,7 @@ def refuse_unknown(
     """Check that all options exist; redis-py does so at the first connection, or never.
 
     Args:
-        options: those of one entry.
+        options: the options of one entry.
         classes: classes of redis-py whose parameters are options. When the first is the
             application's own, nothing is checked.
         more: further options.

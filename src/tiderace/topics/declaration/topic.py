@@ -167,7 +167,7 @@ class Topic:
     """Seconds from the end of the last subscription to ``topic_closed``: reloads and
     deploys last less."""
     push_joins: ClassVar[bool] = False
-    """Whether all subscribers get joins and leaves, or only those that ask for them."""
+    """Whether all subscribers get joins and leaves, or only those that request them."""
     permission_classes: ClassVar[Iterable[Any]] = ()
     """Permissions of Tiderace or Django REST Framework; each has to allow an action."""
     publish_rate: ClassVar[str | None] = "50/s"
@@ -180,8 +180,8 @@ class Topic:
     stored, such as typing and cursors; True for 20 a second of each connection in one
     topic, or another rate, ``"5/s"``. Beyond it they are refused."""
     delta: ClassVar[bool] = False
-    """Whether clients that ask for it get each publication as the difference from the
-    one before, which SDKs undo; for states that change little."""
+    """Whether clients that request it get each publication as the difference from the
+    one before, to which SDKs apply it; for states that change little."""
     message: ClassVar[Any] = None
     """The type of a client's publications: a msgspec Struct, dataclass, TypedDict,
     pydantic model or any other type that msgspec can validate; None for any JSON. With

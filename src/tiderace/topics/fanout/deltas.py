@@ -30,7 +30,7 @@ _CACHED_DIFFERENCES = 512
 
 
 def serves_deltas(topic: Topic, kind: str) -> bool:
-    """Return whether a topic serves differences of the kind that a client asks for."""
+    """Return whether a topic serves differences of the kind that a client requests."""
     return topic.delta and kind == _FOSSIL
 
 

@@ -83,7 +83,7 @@ class ActiveSubscription(Subscription):
         # What a token or the server grants; None where the topic's permissions allow the
         # subscription: they are checked again when the user's permissions change.
         self.grant: Grant | None = None
-        # Whether the client asks for joins and leaves, and how often the permission for
+        # Whether the client requests joins and leaves, and how often the permission for
         # them was checked.
         self.asks_joins = False
         self.joins_checks = 0

@@ -94,7 +94,7 @@ def make_subscription(
 
     Args:
         topic: the topic.
-        request: the client's, with its filter and whether it asks for deltas.
+        request: the client's, with its filter and whether it requests deltas.
         spawn: runs a coroutine in the background, until the client's end.
         user: returns the client's user, as it is now.
         outbox, on_lost, client_id, server_side: as for ``ActiveSubscription``.

@@ -106,7 +106,7 @@ class TagGate:
         return None
 
     async def select(self, publications: Collection[Pub]) -> list[Pub]:
-        """Return those of a history or recovery that the subscriber gets.
+        """Return the publications of a history or recovery that the subscriber gets.
 
         Raises:
             Exception: raised by ``may_receive``.

@@ -327,7 +327,7 @@ class PostgresConnection:
                 return False
             if status != "in progress":
                 return bool(status == "committed")
-            # The server has not noticed yet that its client is gone.
+            # The server has not ended the transaction of the lost connection yet.
             time.sleep(0.01)
         raise TimedOut("the server has not ended a transaction whose client is gone")
 

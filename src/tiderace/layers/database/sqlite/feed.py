@@ -79,7 +79,8 @@ class SqliteFeed:
         while True:
             if self._database is None:
                 await self._connect()
-            # However many wake-ups come: those of others, or of a file that was deleted.
+            # Also while wake-ups arrive: they may be for streams that are not wanted, or
+            # for a file that has replaced this one.
             if time.monotonic() >= self._next_poll:
                 self._poll()
             if rows := self._read_new():
