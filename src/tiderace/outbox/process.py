@@ -32,10 +32,6 @@ class ProcessRelays:
                 self._relays[alias] = relay
                 self._tasks.spawn(relay.run())
 
-    async def wait(self) -> None:
-        """Wait until no relay is running."""
-        await self._tasks.wait()
-
     async def stop(self) -> None:
         """Stop the relays; other processes take over at once."""
         await self._tasks.cancel()
