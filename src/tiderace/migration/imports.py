@@ -189,7 +189,7 @@ class _Chains:
 
     def __init__(self, source: SourceFile) -> None:
         self._source = source
-        self._chains: dict[str, list[tuple[ast.Name, str]]] = {
+        self._chains: dict[str, list[tuple[ast.Attribute, str]]] = {
             name: [] for name in OLD_PACKAGES
         }
         self._rebound: set[str] = set()
@@ -197,9 +197,9 @@ class _Chains:
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Attribute) and id(node) not in inner:
                 inner.update(id(part) for part in ast.walk(node) if part is not node)
-                base = _base(node)
-                if base is not None and base.id in self._chains:
-                    self._chains[base.id].append((base, dotted(node) or ""))
+                chain = dotted(node) or ""
+                if (top := chain.partition(".")[0]) in self._chains:
+                    self._chains[top].append((node, chain))
             elif isinstance(node, ast.Name) and node.id in self._chains:
                 if id(node) not in inner:
                     self._rebound.add(node.id)
@@ -233,9 +233,9 @@ class _Chains:
 
     def rewrite(self, package: str) -> None:
         """Rewrite every use of a package."""
-        for base, chain in self._chains[package]:
+        for node, chain in self._chains[package]:
             module = _module_of(chain) or ""
-            start, _ = self._source.span(base)
+            start, _ = self._source.span(node)
             old = self._source.text[start : start + len(module)]
             if old == module:
                 self._source.replace(
@@ -252,13 +252,6 @@ def _module_of(chain: str) -> str | None:
             # The names of a module that was moved in parts stay with their module.
             return module if new_module(module) is not None else None
     return None
-
-
-def _base(node: ast.Attribute) -> ast.Name | None:
-    value: ast.expr = node
-    while isinstance(value, ast.Attribute):
-        value = value.value
-    return value if isinstance(value, ast.Name) else None
 
 
 def dotted(node: ast.AST) -> str | None:

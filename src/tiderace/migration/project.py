@@ -19,7 +19,7 @@ from tiderace.migration.source import (
     SourceFile,
     Unreadable,
     Verdict,
-    python_files,
+    files,
 )
 
 __all__ = ["NotWritten", "Project"]
@@ -51,7 +51,7 @@ class Project:
     def read(cls, path: Path) -> Project:
         """Read a project; none of its code is imported."""
         project = cls(path)
-        for file in python_files(path):
+        for file in files(path, "*.py"):
             try:
                 project.sources.append(SourceFile.read(file))
             except Unreadable as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Edit", "ReportLine", "SourceFile", "Unreadable", "Verdict", "python_files"]
+__all__ = ["Edit", "ReportLine", "SourceFile", "Unreadable", "Verdict", "files"]
 
 # Folders that hold no code of the project.
 _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist"})
@@ -154,13 +154,11 @@ class SourceFile:
         self.path.write_bytes(self.rewritten().encode(self._encoding))
 
 
-def python_files(path: Path) -> Iterator[Path]:
-    """Yield the Python files of a project, or ``path`` itself; no environments."""
-    yield from files(path, "*.py")
-
-
 def files(path: Path, pattern: str) -> Iterator[Path]:
-    """Yield the files of a project with such a name, or ``path`` itself."""
+    """Yield the files of a project with such a name, or ``path`` itself.
+
+    No folders of environments, packages or builds are read.
+    """
     if path.is_file():
         if path.match(pattern):
             yield path
