@@ -19,7 +19,6 @@ from django.utils import timezone
 from support.brokers import Server
 from tiderace.layers import BaseChannelLayer
 from tiderace.layers.redis import RedisChannelLayer
-from tiderace.monitoring import doctor
 from tiderace.monitoring.doctor import Level, diagnose
 from tiderace.outbox.lease import Lease
 from tiderace.outbox.models import WaitingPublication
@@ -365,12 +364,6 @@ def test_a_project_without_layers_has_no_layer_findings():
         findings = diagnose(timeout=1.0)
 
     assert not [subject for subject in findings if subject.startswith("layer ")]
-
-
-def test_every_level_has_its_place_in_the_order():
-    from tiderace.management.commands import tiderace_doctor
-
-    assert set(tiderace_doctor._ORDER) == set(doctor.Level)
 
 
 def test_an_in_memory_layer_is_a_note_in_development():

@@ -49,7 +49,7 @@ _PACKAGES = {
 
 
 class Level(StrEnum):
-    """The severity of a finding."""
+    """The severity of a finding, the mildest first."""
 
     FINE = "ok"
     NOTE = "note"

@@ -11,8 +11,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tiderace.monitoring.doctor import Finding, Level, diagnose
 from tiderace.monitoring.site_check import examine_site
 
-_ORDER = [Level.FINE, Level.NOTE, Level.WARNING, Level.ERROR]
-
 
 class Command(BaseCommand):
     """Examines settings, routes, versions, proxy, system and brokers."""
@@ -77,9 +75,10 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(results, indent=2))
         else:
             self._write(findings)
-        worst = _ORDER.index(Level(options["fail_level"]))
+        order = list(Level)
+        worst = order.index(Level(options["fail_level"]))
         levels = [each.level for of_topic in findings.values() for each in of_topic]
-        bad = sum(_ORDER.index(level) >= worst for level in levels)
+        bad = sum(order.index(level) >= worst for level in levels)
         if bad:
             needs = "needs" if bad == 1 else "need"
             raise CommandError(f"{bad} of {len(levels)} findings {needs} attention")
