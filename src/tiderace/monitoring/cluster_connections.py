@@ -50,7 +50,7 @@ class EndedConnections:
 
 
 async def survey_connections(
-    *, limit: int = 100, user: str = "", topic: str = "", timeout: float = _TIMEOUT
+    *, limit: int = 100, user: str = "", topic: str = ""
 ) -> ConnectionSurvey:
     """Ask all processes for their connections.
 
@@ -59,14 +59,13 @@ async def survey_connections(
             exact whatever the limit.
         user: list only connections of the user with this primary key.
         topic: list only connections that are subscribed to this topic.
-        timeout: seconds for the answers.
 
     Raises:
         LayerUnavailable: when the broker could not be reached in time.
     """
     bus = cluster.current()
     payload = {"limit": limit, "user": user, "topic": topic}
-    answers = await bus.ask("connections.list", payload, timeout=timeout)
+    answers = await bus.ask("connections.list", payload, timeout=_TIMEOUT)
     reports = []
     for each in answers.by_process.values():
         try:
