@@ -157,7 +157,7 @@ def check_placeholder_keys() -> Iterator[CheckMessage]:
     """Refuse keys that were copied from the documentation, which is public."""
     option = "symmetric_encryption_keys"
     keys = {}
-    for alias, entry in _layer_entries():
+    for alias, entry in layer_entries():
         config = entry.get("CONFIG")
         if isinstance(config, Mapping):
             keys[f"CHANNEL_LAYERS[{alias!r}]['CONFIG'][{option!r}]"] = config.get(
@@ -240,12 +240,12 @@ def layers_in_memory() -> list[str]:
     """Return the aliases, quoted, of the in-memory layers in ``CHANNEL_LAYERS``."""
     return [
         repr(alias)
-        for alias, entry in _layer_entries()
+        for alias, entry in layer_entries()
         if _is_a(entry.get("BACKEND"), InMemoryChannelLayer)
     ]
 
 
-def _layer_entries() -> Iterator[tuple[Any, Mapping[str, Any]]]:
+def layer_entries() -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """Yield the well-formed entries of ``CHANNEL_LAYERS``; E004 reports the others."""
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     if isinstance(layers, Mapping):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import apps
-from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from tiderace.checks import check
+from tiderace.checks.application import layer_entries
 from tiderace.exceptions import InvalidChannelLayerError
 from tiderace.layers.database.layer import make_vendor
 from tiderace.layers.database.sqlite.places import access_problem, network_file_system
@@ -24,14 +24,9 @@ _APP = "tiderace.layers.database"
 @check()
 def check_database_layers() -> Iterator[CheckMessage]:
     """Report databases that cannot carry the messages of several processes."""
-    layers = getattr(settings, "CHANNEL_LAYERS", None)
-    if not isinstance(layers, Mapping):
-        return
-    for alias, entry in layers.items():
-        if not isinstance(entry, Mapping) or entry.get("BACKEND") != _BACKEND:
-            continue
+    for alias, entry in layer_entries():
         options = entry.get("CONFIG", {})
-        if isinstance(options, Mapping):
+        if entry.get("BACKEND") == _BACKEND and isinstance(options, Mapping):
             yield from _check_layer(f"CHANNEL_LAYERS[{alias!r}]", options)
 
 

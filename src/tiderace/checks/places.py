@@ -71,14 +71,10 @@ def _asgi_classes(
 
 def _project_folder() -> Path | None:
     """Return the folder of the package that has the settings."""
-    package = settings.SETTINGS_MODULE.partition(".")[0] if _has_module() else ""
+    # None with settings of settings.configure().
+    package = (settings.SETTINGS_MODULE or "").partition(".")[0]
     spec = importlib.util.find_spec(package) if package else None
     return Path(spec.origin).parents[1] if spec and spec.origin else None
-
-
-def _has_module() -> bool:
-    # Settings of settings.configure() have none.
-    return bool(getattr(settings, "SETTINGS_MODULE", None))
 
 
 def _declares_topics(file: Path) -> bool:
