@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from django.db import connections
 
-from tiderace.outbox.gauges import report
+from tiderace import metrics
 from tiderace.outbox.lease import CHECK, RENEWAL, Lease
 from tiderace.outbox.publisher import OutboxPublisher, Results
 from tiderace.outbox.rows import OutboxRow, OutboxRows, Statistics
@@ -114,7 +114,7 @@ class Relay:
         while True:
             held = await self._try(self._lease.acquire, otherwise=False)
             if not held:
-                report(self.database, Statistics())
+                _report(self.database, Statistics())
                 # An idle process keeps no connection.
                 await self._in_thread(self._close_connection)
             await asyncio.sleep(RENEWAL if held else CHECK)
@@ -172,10 +172,10 @@ class Relay:
             self._counted = now
             found = await self._try(self._rows.statistics, otherwise=None)
             if found is not None:
-                report(self.database, found)
+                _report(self.database, found)
 
     async def _stop(self) -> None:
-        report(self.database, Statistics())
+        _report(self.database, Statistics())
         await self._write_results()
         await self._publisher.cancel()
         await self._try(self._lease.release, otherwise=None)
@@ -202,3 +202,16 @@ class Relay:
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
+
+
+# Of the databases whose relay is active in this process.
+_statistics: dict[str, Statistics] = {}
+
+
+def _report(database: str, statistics: Statistics) -> None:
+    """Set the gauges; they are 0 in a process whose relay is not active."""
+    _statistics[database] = statistics
+    found = _statistics.values()
+    metrics.OUTBOX_WAITING.value = sum(each.waiting for each in found)
+    metrics.OUTBOX_SET_ASIDE.value = sum(each.set_aside for each in found)
+    metrics.OUTBOX_AGE.value = int(max(each.oldest for each in found))
