@@ -226,10 +226,10 @@ class MessageRateLimiter:
         async def limited() -> Event:
             while True:
                 event = await receive()
-                if event["type"] != "websocket.receive" or gate.closed:
-                    if event["type"] == "websocket.receive":
-                        continue  # it was read before the socket was closed
+                if event["type"] != "websocket.receive":
                     return event
+                if gate.closed:
+                    continue  # it was read before the socket was closed
                 if self.max_size is not None and _size(event) > self.max_size:
                     await gate.close(1009, "message too big")
                     continue

@@ -220,16 +220,16 @@ def host_problem(scope: Scope) -> OriginProblem | None:
     )
 
 
-def is_own_page(scope: Scope, page: ParseResult) -> bool | None:
+def may_be_own_page(scope: Scope, page: ParseResult) -> bool:
     """Return whether a page belongs to the site that it sends the request to.
 
-    None means unknown: the request has no Host header.
+    A request without a Host header does not tell, so every page may.
     """
     if header(scope, b"sec-fetch-site") == "same-origin":
         # Set by the browser, so it holds whatever a proxy has made of the host.
         return True
     site = site_of(scope)
-    return None if site is None else site.is_origin_of(page)
+    return site is None or site.is_origin_of(page)
 
 
 def _scheme(scope: Scope, *, proxied: bool) -> str:

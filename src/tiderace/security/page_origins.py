@@ -17,7 +17,7 @@ from tiderace.asgi import Scope
 from tiderace.security.origins import (
     OriginProblem,
     header,
-    is_own_page,
+    may_be_own_page,
     parse,
     shown,
     site_of,
@@ -66,7 +66,7 @@ def origin_problem(
     if (
         problem is not None
         or not validator.names_hosts
-        or is_own_page(scope, page) is not False
+        or may_be_own_page(scope, page)
         or _is_listed(validator, page, allowed or ())
     ):
         return problem
