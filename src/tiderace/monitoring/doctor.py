@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import platform
 import sys
@@ -19,7 +18,7 @@ from django.core.checks import ERROR, run_checks
 from django.db import DatabaseError
 
 from tiderace import __version__
-from tiderace.checks.application import layers_in_memory
+from tiderace.checks.application import installed_version, layers_in_memory
 from tiderace.layers.isolation import ADVICE
 from tiderace.layers.manager import channel_layers, layer_attribute
 from tiderace.monitoring.probe import any_failed, probe_layer
@@ -108,17 +107,16 @@ def _versions() -> Iterator[Finding]:
     ]
     over_redis = any("redis" in backend for backend in backends)
     for name, purpose in _PACKAGES.items():
-        try:
-            yield Finding(Level.FINE, f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing = f"{name} is not installed"
-            if "redis" not in name:
-                if name != "uvloop" or sys.platform != "win32":
-                    advice = 'pip install "tiderace[server]"'
-                    yield Finding(Level.NOTE, f"{missing} ({purpose})", advice)
-            elif over_redis:
-                text = f"{missing}: {purpose} needs it"
-                yield Finding(Level.ERROR, text, 'pip install "tiderace[redis]"')
+        missing = f"{name} is not installed"
+        if (version := installed_version(name)) is not None:
+            yield Finding(Level.FINE, f"{name} {version}")
+        elif "redis" not in name:
+            if name != "uvloop" or sys.platform != "win32":
+                advice = 'pip install "tiderace[server]"'
+                yield Finding(Level.NOTE, f"{missing} ({purpose})", advice)
+        elif over_redis:
+            text = f"{missing}: {purpose} needs it"
+            yield Finding(Level.ERROR, text, 'pip install "tiderace[redis]"')
 
 
 def _layers_in_memory() -> Iterator[Finding]:
