@@ -123,7 +123,10 @@ def _names_a_key(value: object) -> bool:
 
 def _examine_consumer(source: SourceFile, node: ast.ClassDef, bases: list[str]) -> None:
     found = len(source.findings)
+    names: dict[str, ast.AST] = {}
     for name, where in _own_names(node):
+        names.setdefault(name, where)
+    for name, where in names.items():
         if name in _ADDED:
             why = _HOOKS.get(
                 name, "Tiderace's consumers have an attribute of this name"
@@ -178,15 +181,7 @@ def _is_string(node: ast.AST) -> bool:
 
 
 def _own_names(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
-    """Yield the names that a class defines or sets on ``self``, each once."""
-    seen: set[str] = set()
-    for name, where in _all_names(node):
-        if name not in seen:
-            seen.add(name)
-            yield name, where
-
-
-def _all_names(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
+    """Yield the names that a class defines or sets on ``self``, and where."""
     for child in node.body:
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield child.name, child
