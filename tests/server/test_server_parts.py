@@ -253,6 +253,51 @@ def test_a_request_with_too_many_or_long_headers_is_431(headers):
     assert refusal.value.status == 431
 
 
+def opening_request(*lines):
+    fixed = (
+        b"GET / HTTP/1.1",
+        b"sec-websocket-version: 13",
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    return handshake.read_request(b"\r\n".join([*fixed, *lines]))
+
+
+def test_headers_that_clients_send_alike_are_one_object():
+    first = opening_request(b"User-Agent: Firefox \t")
+    second = opening_request(b"User-Agent: Firefox \t")
+
+    assert first.headers[-1] == (b"user-agent", b"Firefox")
+    assert second.headers[-1] is first.headers[-1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Cookie: sessionid=secret",
+        b"Authorization: Bearer secret",
+        b"X-Forwarded-For: 192.0.2.1",
+        b"User-Agent: " + b"x" * 300,
+    ],
+)
+def test_headers_with_secrets_addresses_or_long_values_are_not_kept(line):
+    first, second = opening_request(line), opening_request(line)
+
+    assert second.headers[-1] == first.headers[-1]
+    assert second.headers[-1] is not first.headers[-1]
+
+
+def test_the_headers_that_are_kept_are_bounded():
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            opening_request(b"X-Number: %d" % number + b"x" * 200)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 1_000_000
+
+
 def test_a_status_without_a_name_is_sent_without_one():
     response = handshake.http_response(599, [], b"")
 

@@ -43,6 +43,16 @@ async def test_an_endpoint_among_the_routes_is_served_over_http():
     assert await connects(built(ENDPOINT))
 
 
+async def test_an_endpoint_with_a_call_of_its_own_is_served_by_it():
+    class Endpoint(TopicsEndpoint):
+        async def __call__(self, scope, receive, send):
+            await pages(scope, receive, send)
+
+    assert await page(Endpoint.as_asgi(), "/connection/events") == (
+        "page /connection/events"
+    )
+
+
 async def test_other_paths_are_djangos():
     app = built(path("ws/chat/", Chat.as_asgi()), ENDPOINT)
 
