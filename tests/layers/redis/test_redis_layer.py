@@ -215,8 +215,11 @@ async def test_a_wrong_or_missing_password_is_an_error_at_once(
         "a new group": lambda: layer.group_add("room", f"x.{layer._local.process}!x"),
     }
 
-    with pytest.raises(LayerAccessDenied, match=r"refused.*redis://user:password@"):
+    with pytest.raises(
+        LayerAccessDenied, match=r"refused.*redis://user:password@"
+    ) as raised:
         await asyncio.wait_for(calls[where](), 10)
+    assert ("NOAUTH" in str(raised.value)) == (not login)
 
     await layer.close()
 

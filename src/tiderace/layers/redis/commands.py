@@ -142,7 +142,7 @@ class CommandRunner:
                 if not _is_transient(error):
                     text = (
                         f"the layer's broker at {_location(self._pool.host)} "
-                        f"refused: {error}"
+                        f"refused: {_reason_of(error)}"
                     )
                     if is_denied(error) or is_denied(error.__cause__):
                         raise LayerAccessDenied(f"{text}; {ACCESS_ADVICE}") from error
@@ -223,6 +223,13 @@ def is_denied(error: BaseException | None) -> bool:
     return isinstance(error, redis.exceptions.AuthenticationError) or bool(
         _DENIED.match(str(error))
     )
+
+
+def _reason_of(error: Exception) -> str:
+    """Return the text of a refusal, in Redis' usual words for a missing login."""
+    if "unauthenticated" in str(error):
+        return "NOAUTH Authentication required."
+    return str(error)
 
 
 def _location(host: dict[str, Any]) -> str:
