@@ -83,8 +83,8 @@ class Script:
     def pack_start(self, *parameters: str | bytes) -> bytes:
         """Return the command without its last parameters, in the protocol of Redis.
 
-        For a script that runs so often that packing all of its command each time takes
-        as long as the rest: the parameters that stay the same are packed once.
+        The parameters that stay the same are packed once, for a script that runs so often
+        that packing the whole command each time takes as long as the rest of the call.
 
         Args:
             *parameters: all keys but the last one, which is left out, and the first

@@ -97,7 +97,7 @@ class RedisStreams:
 
         first = None
         if not key:
-            # The same command as that of ``attempt``, in an eighth of the time.
+            # The command of ``attempt``, packed in an eighth of the time.
             end = _end_of_command(keep, history, members_age, self._max_bytes)
             first = self._commands.begin(
                 b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b"

@@ -54,7 +54,8 @@ _IN_FLIGHT = 1000
 # Seconds within which an item of a queue is committed after it got its id.
 _QUEUE_OVERLAP = 2.0
 
-# A pooler keeps the connection when a server starts again or another one takes over.
+# With the time at which the server was started, since a pooler keeps the connection when
+# the server restarts or another one takes over.
 _ENDS = (
     "SELECT e.last_value, q.last_value, "
     "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint "
@@ -82,7 +83,7 @@ class PostgresFeed:
         self._socket: int | None = None
         self._readable = asyncio.Event()
         self._failure: Exception | None = None
-        # When the server was, in microseconds.
+        # When the server was started, in microseconds since the epoch.
         self._started = 0
         self._holes = Holes(0)
         self._queue_ends: list[tuple[float, int]] = []
