@@ -22,18 +22,18 @@ QUESTION = Question(
 )
 OURS = (
     "channels",
-    "tiderace",
-    "tiderace-server",
     "tiderace-once-server",
-    "tiderace-topic-server",
     "tiderace-history-server",
-    "centrifugo-topic",
     "centrifugo",
     "node",
-    "nats",
     "limit",
+    "tiderace-server",
+    "tiderace",
+    "tiderace-topic-server",
     "tiderace-once",
+    "nats",
     "bare",
+    "centrifugo-topic",
 )
 OTHERS = (
     "litestar",
@@ -72,6 +72,8 @@ async def measure(
                 (in_flight > 1 and size > 1000) or (in_flight > 4 and plan.quick)
             ):
                 continue
+            if not plan.has_time(contender, f"{in_flight} in flight"):
+                break
             before, delivered = server.cpu_seconds(), generator.deliveries
             latencies = await generator.fan_out(in_flight, plan.seconds)
             used = server.cpu_seconds() - before

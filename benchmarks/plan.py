@@ -57,8 +57,19 @@ class Plan:
             usable.append(contender)
         for _ in range(self.rounds):
             for contender in usable:
-                if time.monotonic() < self.until:
+                if self.has_time(contender):
                     yield contender
-                else:
-                    skipped = f"{contender.name} in {self.question}"
-                    self.report.skipped[skipped] = "no time left in a quick run"
+
+    def has_time(self, contender: Contender, part: str = "") -> bool:
+        """Return whether there is time for a measurement; note it if it is left out.
+
+        Args:
+            contender: what is measured.
+            part: what of it, where a question has several measurements of a contender.
+        """
+        if time.monotonic() < self.until:
+            return True
+        skipped = ", ".join(filter(None, (contender.name, part)))
+        why = "no time left in a quick run"
+        self.report.skipped[f"{skipped} in {self.question}"] = why
+        return False

@@ -61,7 +61,7 @@ def import_time(contender: Contender) -> float:
     modules = [f"{package}.{name}" for name in CONSUMERS]
     if contender.site == "topics_site":
         modules = ["tiderace.topics"]
-    command = [peers.python(contender.runtime), "-c"]
+    command = [str(peers.python(contender.runtime)), "-c"]
     command.append(PROGRAM.format(modules=", ".join(modules)))
     return float(
         subprocess.run(command, cwd=SITES, check=True, capture_output=True).stdout

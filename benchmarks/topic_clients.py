@@ -78,13 +78,16 @@ PONG_FRAME = b"\x8a\x80" + bytes(4)
 
 
 async def run(plan: Plan) -> None:
+    ping = QUICK_PING if plan.quick else PING
     for contender in plan.alternate((CONTENDER, "centrifugo")):
         with served(contender) as server:
             await measure_connects(plan, contender, server)
-        with served(contender) as server:
-            await measure_storm(plan, contender, server)
-        with served(contender, ping=QUICK_PING if plan.quick else PING) as server:
-            await measure_idle(plan, contender, server)
+        if plan.has_time(contender, "the storm"):
+            with served(contender) as server:
+                await measure_storm(plan, contender, server)
+        if plan.has_time(contender, "idle clients"):
+            with served(contender, ping=ping) as server:
+                await measure_idle(plan, contender, server)
 
 
 async def measure_connects(plan: Plan, contender: Contender, server: Server) -> None:

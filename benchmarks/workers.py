@@ -21,14 +21,17 @@ QUESTION = Question(
     "per cpu-s",
     baseline="channels-core",
 )
-CONTENDERS = ("channels-core", "tiderace-redis-history-server", "centrifugo-redis")
+QUICK = ("tiderace-redis-history-server",)
+CONTENDERS = ("channels-core", *QUICK, "centrifugo-redis")
 SIZE = 1000
 IN_FLIGHT = 4
 
 
 async def run(plan: Plan) -> None:
-    for contender in plan.alternate(CONTENDERS):
+    for contender in plan.alternate(QUICK if plan.quick else CONTENDERS):
         for processes in (1, 2):
+            if not plan.has_time(contender, f"{processes} at once"):
+                break
             with served(contender, processes=processes) as server:
                 generator = LoadGenerator(contender.fan, server.ports)
                 try:
