@@ -511,6 +511,27 @@ async def test_a_slow_hook_does_not_delay_announcements(process):
     assert len(process.called) == 20
 
 
+async def test_a_hook_that_goes_on_for_its_lease_is_cancelled_and_blocks_no_other(
+    process, store, caplog
+):
+    store.config = PresenceConfig(lease=0.05)
+    never = asyncio.Event()
+
+    async def hook(event, user):
+        if user.startswith("stuck"):
+            await never.wait()
+
+    process.hook = hook
+    for name in (f"stuck {number}" for number in range(8)):
+        await process.tracker.add("room", Member(name, name), Presence.PER_USER)
+    await process.tracker.wait_idle()
+    store.config = PresenceConfig()
+    await process.add("tab", "ada")
+
+    assert process.called[-1] == ("joined", "ada")
+    assert caplog.text.count("goes on after 0.05 s, and is cancelled") == 8
+
+
 async def test_a_hook_that_waited_too_long_is_left_to_other_processes(process, clock):
     """Else hooks that are late would run twice."""
     done = asyncio.Event()

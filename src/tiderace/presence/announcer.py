@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
@@ -27,7 +28,8 @@ class PresenceAnnouncer:
     """Handles the events of a store: pushes each to clients, then calls the hook.
 
     An event that is not handled within half of its lease is dropped: another process
-    gets it when the lease ends. The arguments are those of ``PresenceTracker``.
+    gets it when the lease ends, and a hook that goes on for the whole lease is cancelled.
+    The arguments are those of ``PresenceTracker``.
     """
 
     def __init__(
@@ -113,9 +115,23 @@ class PresenceAnnouncer:
             kind: Literal["joined", "left"] = (
                 "joined" if event.kind == "join" else "left"
             )
+            lease = self._store.config.lease
+            in_time = asyncio.timeout(lease)
             try:
-                await self._hook(event.group, kind, user)
+                async with in_time:
+                    await self._hook(event.group, kind, user)
             except Exception:
+                if in_time.expired():
+                    logger.warning(
+                        "the hook for user %r having %s %r goes on after %g s, and is "
+                        "cancelled and called again; shorten it, or raise "
+                        "TIDERACE['PRESENCE_LEASE']",
+                        user,
+                        kind,
+                        event.group,
+                        lease,
+                    )
+                    return
                 logger.exception(
                     "the hook for user %r having %s %r failed; it is not tried again",
                     user,
