@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from support.database_contract import DatabaseContract
+from support.broker_contract import BrokerContract
+from tiderace.layers.database import DatabaseChannelLayer
 
 
-class TestSqlite(DatabaseContract):
+class TestSqlite(BrokerContract):
     @pytest.fixture
-    def options(self, tmp_path):
-        return {"path": tmp_path / "layer.sqlite3"}
+    def new_layer(self, tmp_path):
+        return partial(DatabaseChannelLayer, path=tmp_path / "layer.sqlite3")

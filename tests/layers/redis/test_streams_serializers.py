@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import pytest
 
+from support.broker_contract import RealTime
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from tiderace.testing.layer_contract import StreamsContract
 
 
-class _Contract(StreamsContract):
-    expiry = 0.4
-    timeout = 20
-
+class TestJson(RealTime, StreamsContract):
     @pytest.fixture
-    async def make_layer(self, redis_url, prefix):
-        made = []
-
-        def make(**options):
-            layer = self.make(hosts=[redis_url], prefix=prefix, **options)
-            made.append(layer)
-            return layer
-
-        yield make
-        for layer in made:
-            await layer.close()
-
-    @pytest.fixture
-    def layer(self, make_layer):
-        return make_layer()
-
-    async def advance(self, seconds):
-        await asyncio.sleep(seconds)
-
-
-class TestJson(_Contract):
-    def make(self, **options):
-        return RedisChannelLayer(serializer_format="json", **options)
+    def new_layer(self, redis_url, prefix):
+        return partial(
+            RedisChannelLayer,
+            hosts=[redis_url],
+            prefix=prefix,
+            serializer_format="json",
+        )
 
     async def test_a_broadcast_is_a_json_publication_of_the_stream(self, layer):
         """The format JSON has no bytes: only text is broadcast."""
@@ -50,10 +32,15 @@ class TestJson(_Contract):
         assert await self.read_data(layer) == ['{"a": 1}', '"no JSON"']
 
 
-class TestPubSubName(_Contract):
-    def make(self, **options):
-        return RedisPubSubChannelLayer(
-            symmetric_encryption_keys=["secret"], compress_above=50, **options
+class TestPubSubName(RealTime, StreamsContract):
+    @pytest.fixture
+    def new_layer(self, redis_url, prefix):
+        return partial(
+            RedisPubSubChannelLayer,
+            hosts=[redis_url],
+            prefix=prefix,
+            symmetric_encryption_keys=["secret"],
+            compress_above=50,
         )
 
     async def test_an_invalid_group_name_is_refused_by_every_stream_method(self, layer):

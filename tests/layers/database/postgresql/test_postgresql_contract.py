@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from support.database_contract import DatabaseContract
+from support.broker_contract import BrokerContract
 from support.postgresql import PgBouncer, database_alias
 from support.presence_contract import SHORT, PresenceContract
 from support.waiting import until
 from tiderace.layers import Retention
+from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.testing.layer_contract import RecordingListener
 
 
-class TestPostgres(DatabaseContract):
+class TestPostgres(BrokerContract):
     """Directly at the server, with notifications."""
 
     @pytest.fixture
-    def options(self, using, prefix):
-        return {"using": using, "prefix": prefix}
+    def new_layer(self, using, prefix):
+        return partial(DatabaseChannelLayer, using=using, prefix=prefix)
 
 
 class TestPresence(PresenceContract):
@@ -61,15 +63,15 @@ def pooled(shared_postgresql, using):
         yield name
 
 
-class TestPgBouncer(DatabaseContract):
+class TestPgBouncer(BrokerContract):
     """Behind a pooler in transaction mode, by polling alone."""
 
     # A poll later is when a message begins to expire.
     expiry = 1.0
 
     @pytest.fixture
-    def options(self, pooled, prefix):
-        return {"using": pooled, "prefix": prefix}
+    def new_layer(self, pooled, prefix):
+        return partial(DatabaseChannelLayer, using=pooled, prefix=prefix)
 
 
 async def test_messages_are_notified_beside_a_pooler_with_a_connection_of_its_own(

@@ -1,4 +1,4 @@
-"""The public contract of a channel layer over a database, in real time."""
+"""The public contract of a channel layer over a broker, in real time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.testing.layer_contract import (
     LayerContract,
     LocalDeliveryContract,
@@ -14,19 +13,19 @@ from tiderace.testing.layer_contract import (
 )
 
 
-class DatabaseContract(StreamsContract, LocalDeliveryContract, LayerContract):
-    """A subclass has the fixture ``options``: the layer's options that name the database."""
+class RealTime:
+    """A subclass has the fixture ``new_layer``: a function that makes a layer with options."""
 
     expiry = 0.4
     group_expiry = 0.8
     timeout = 20
 
     @pytest.fixture
-    async def make_layer(self, options):
+    async def make_layer(self, new_layer):
         made = []
 
-        def make(**more):
-            layer = DatabaseChannelLayer(**options, **more)
+        def make(**options):
+            layer = new_layer(**options)
             made.append(layer)
             return layer
 
@@ -40,6 +39,10 @@ class DatabaseContract(StreamsContract, LocalDeliveryContract, LayerContract):
 
     async def advance(self, seconds):
         await asyncio.sleep(seconds)
+
+
+class BrokerContract(RealTime, StreamsContract, LocalDeliveryContract, LayerContract):
+    """The contract over real servers and files; fixtures as in ``RealTime``."""
 
     async def read_all(self, layer, channel):
         await self.wait_received(layer)
