@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import re
 import shlex
 import shutil
@@ -13,10 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from playwright.sync_api import BrowserContext, Page, expect
 
 from browser.chat_windows import (
@@ -30,37 +25,9 @@ from support.nginx import guide_block, nginx_before, nginx_program
 from support.ports import free_port
 from support.typed_site import TypedSite
 from support.waiting import wait_until
+from tiderace.server.certificate import development_certificate
 
 pytestmark = [pytest.mark.browser, pytest.mark.servers, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-def certificate(tmp_path_factory) -> tuple[Path, Path]:
-    """Return the files of a certificate for localhost that nobody has signed, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    files = folder / "fullchain.pem", folder / "privkey.pem"
-    files[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
 
 
 @contextlib.contextmanager
@@ -95,7 +62,7 @@ def room_window(
 
 
 def test_the_tutorials_site_runs_behind_nginx_with_tls(
-    typed_site, new_context, certificate, tmp_path_factory
+    typed_site, new_context, tmp_path_factory
 ):
     nginx = nginx_program()
     if nginx is None:
@@ -107,6 +74,7 @@ def test_the_tutorials_site_runs_behind_nginx_with_tls(
     port = free_port()
     url = f"https://localhost:{port}"
     folder = tmp_path_factory.mktemp("nginx")
+    certificate = development_certificate("localhost", folder)
     sockets = [f"unix:{run}/mysite-{number}/web.sock" for number in (1, 2)]
     static = f"{typed_site.folder}/static/"
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 import threading
 import time
 
 import pytest
 import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
@@ -35,6 +30,7 @@ from support.raw_websocket import (
 )
 from support.waiting import wait_until
 from tiderace.server import WebSocketProtocol
+from tiderace.server.certificate import development_certificate
 
 
 class Impatient(WebSocketProtocol):
@@ -884,39 +880,10 @@ def test_a_message_may_have_many_fragments(plain):
 # TLS
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A key and a certificate for 127.0.0.1, in one file each."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    pem = serialization.Encoding.PEM
-    (folder / "key").write_bytes(
-        key.private_bytes(
-            pem,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    (folder / "certificate").write_bytes(signed.public_bytes(pem))
-    return folder
-
-
 @pytest.fixture(scope="module", params=LOOPS)
-def secure(request, certificate):
-    with RawServer(
-        loop=request.param,
-        ssl_keyfile=certificate / "key",
-        ssl_certfile=certificate / "certificate",
-    ) as running:
+def secure(request, tmp_path_factory):
+    certificate = development_certificate("localhost", tmp_path_factory.mktemp("tls"))
+    with RawServer(loop=request.param, ssl_certfile=certificate) as running:
         yield running
 
 

@@ -8,7 +8,6 @@ loopback interface.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import shutil
 import socket
 import ssl
@@ -20,13 +19,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.server_process import HOST, ServerProcess
 from support.waiting import PATIENCE, wait_until
 from tiderace.demo.valkey import server_program
+from tiderace.server.certificate import development_certificate
 
 T = TypeVar("T")
 
@@ -394,8 +391,7 @@ class TlsFront:
 
     def __init__(self, server: Server) -> None:
         self._target = server.port
-        self.ca = server.folder / "ca.pem"
-        _write_certificate(self.ca)
+        self.ca = development_certificate("localhost", server.folder)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.ca)
         self._listener = socket.create_server((HOST, 0))
@@ -448,35 +444,6 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     for each in (source, target):
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
-
-
-def _write_certificate(path: Path) -> None:
-    """Return a self-signed certificate for localhost and its key, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
 
 
 def _raw(server: Server, *command: str) -> bytes:

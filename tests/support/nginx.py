@@ -40,7 +40,7 @@ def nginx_before(
     port: int,
     upstreams: Sequence[str],
     *,
-    certificate: tuple[Path, Path] | None = None,
+    certificate: Path | None = None,
     **changes: str,
 ) -> Iterator[None]:
     """Run nginx on ``port`` before the two addresses ``upstreams``.
@@ -52,8 +52,8 @@ def nginx_before(
         folder: for its files.
         port: on which it listens.
         upstreams: the addresses of the two servers.
-        certificate: the files of a certificate and its key; without one nginx speaks
-            plain HTTP.
+        certificate: the file of a certificate and its key; without it nginx speaks plain
+            HTTP.
         changes: other values of the guide's directives.
     """
     site = guide_block("nginx")
@@ -69,12 +69,8 @@ def nginx_before(
     if certificate is None:
         site = tls.sub("", site).replace("listen 443 ssl;", "listen 80;")
     else:
-        site = tls.sub(
-            lambda found: (
-                f"ssl_certificate{found[1] or ''} {certificate[bool(found[1])]};"
-            ),
-            site,
-        ).replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+        site = tls.sub(rf"ssl_certificate\1 {certificate};", site)
+        site = site.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
     with running_nginx(program, folder, port, site):
         yield
 
