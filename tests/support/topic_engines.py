@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.postgresql import PostgresServer, database_alias
+from support.postgresql import PostgresServer, database_alias, shared_postgresql
 from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.database.postgresql.schema import TABLES
 from tiderace.layers.memory import InMemoryChannelLayer
@@ -27,19 +27,12 @@ SHARED = ("redis", "sqlite", "postgresql")
 
 
 @pytest.fixture(scope="session")
-def shared_postgresql() -> Iterator[PostgresServer]:
-    """A server that the tests of topics share."""
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def postgresql_alias(shared_postgresql: PostgresServer) -> Iterator[str]:
+def postgresql_alias(
+    shared_postgresql: PostgresServer,
+) -> Iterator[str]:
     """The alias of a database with the layer's tables."""
     shared_postgresql.call(TABLES)
-    # Each module that imports the fixtures has a server, and so a name, of its own.
-    alias = f"topics_postgresql_{shared_postgresql.port}"
-    with database_alias(alias, shared_postgresql.database()) as name:
+    with database_alias("topics_postgresql", shared_postgresql.database()) as name:
         yield name
 
 

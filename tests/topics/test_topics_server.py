@@ -9,7 +9,6 @@ import logging
 import pytest
 
 from support.raw_websocket import BINARY, PING, PONG, TEXT, RawServer, client_frame
-from support.topic_engines import own_topics  # noqa: F401 (a fixture)
 from support.waiting import wait_until
 from tiderace.topics import AllowAny, Latest, Topic, TopicsEndpoint, publish
 
@@ -95,7 +94,7 @@ def test_a_message_that_is_too_long_is_logged(stranger, caplog):
 def test_a_client_that_does_not_read_has_no_backlog_of_the_newest_values(
     server,
     settings,
-    own_topics,  # noqa: F811
+    own_topics,
 ):
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}

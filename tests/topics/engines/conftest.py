@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from support.topic_engines import (  # noqa: F401 (fixtures)
-    engine,
-    own_topics,
-    postgresql_alias,
-    shared_postgresql,
-)
 from tiderace.layers import channel_layers
 from tiderace.topics import TopicsEndpoint
 
 
 @pytest.fixture
-async def app(engine, own_topics):  # noqa: F811
+async def app(engine, own_topics):
     """The endpoint of the topics that a test declares."""
     yield TopicsEndpoint.as_asgi()
     await channel_layers["default"].close()

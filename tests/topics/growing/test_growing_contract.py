@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.growing import GrowingContract, GrowingProcessContract
-from support.postgresql import database_alias, shared_postgresql  # noqa: F401 (fixture)
 from tiderace.layers import channel_layers
-from tiderace.layers.database.postgresql.schema import TABLES
 
 
 class TestMemory(GrowingContract):
@@ -39,20 +37,13 @@ class TestSqlite(GrowingProcessContract):
         await channel_layers["default"].close()
 
 
-@pytest.fixture(scope="session")
-def using(shared_postgresql):  # noqa: F811
-    shared_postgresql.call(TABLES)
-    with database_alias("growing_postgresql", shared_postgresql.database()) as name:
-        yield name
-
-
 class TestPostgresql(GrowingProcessContract):
     @pytest.fixture
-    async def layers(self, using, prefix):
+    async def layers(self, postgresql_alias, prefix):
         yield {
             "default": {
                 "BACKEND": "tiderace.layers.database.DatabaseChannelLayer",
-                "CONFIG": {"using": using, "prefix": prefix},
+                "CONFIG": {"using": postgresql_alias, "prefix": prefix},
             }
         }
         await channel_layers["default"].close()
