@@ -15,7 +15,6 @@ from playwright.sync_api import Browser, Page
 
 from browser.stalling_proxy import StallingProxy
 from support.asgi_process import AsgiProcess
-from support.ports import free_port
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
@@ -38,39 +37,13 @@ async ([url, options]) => {
 """
 
 
-class Server:
+class Server(AsgiProcess):
     """A server that can be killed and started again, and its log of events."""
 
     def __init__(self, event_log: Path) -> None:
-        self.port = free_port()
         self._event_log = event_log
-        self._process: AsgiProcess | None = None
-        self.start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self._process = AsgiProcess(
-            "uvicorn",
-            "browser.socket_app:app",
-            port=self.port,
-            env={"EVENT_LOG": str(self._event_log), "POLICY": POLICY},
-        )
-        self._process.__enter__()
-
-    def kill(self) -> None:
-        """Send SIGKILL: no connection is closed properly."""
-        if self._process:
-            self._process.kill()
-            self._process = None
-
-    def terminate(self) -> None:
-        """Send SIGTERM, as a deploy does."""
-        assert self._process
-        assert self._process.terminate() in (0, -signal.SIGTERM)
-        self.kill()
+        env = {"EVENT_LOG": str(event_log), "POLICY": POLICY}
+        super().__init__("uvicorn", "browser.socket_app:app", env=env)
 
     def events(self, at: str) -> list[dict[str, Any]]:
         lines = self._event_log.read_text(encoding="utf-8").splitlines()
@@ -89,9 +62,8 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     event_log = tmp_path / "event_log"
     event_log.touch()
-    server = Server(event_log)
-    yield server
-    server.kill()
+    with Server(event_log) as server:
+        yield server
 
 
 def open_socket(page: Page, url: str = "/ws/", **options: object) -> None:
@@ -112,7 +84,7 @@ def log(page: Page, kind: str) -> list[list[Any]]:
 
 
 def test_a_message_is_sent_and_its_echo_received(page: Page, server: Server) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
 
@@ -125,7 +97,7 @@ def test_a_message_is_sent_and_its_echo_received(page: Page, server: Server) -> 
 def test_messages_sent_without_a_server_arrive_once_and_in_order(
     page: Page, server: Server
 ) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
     send(page, "before")
@@ -143,7 +115,7 @@ def test_messages_sent_without_a_server_arrive_once_and_in_order(
 
 
 def test_several_crashes_in_a_row_repeat_no_message(page: Page, server: Server) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
 
     for crash in range(3):
@@ -160,7 +132,7 @@ def test_several_crashes_in_a_row_repeat_no_message(page: Page, server: Server) 
 
 
 def test_queued_bytes_arrive_as_bytes(page: Page, server: Server) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
     server.kill()
@@ -187,7 +159,7 @@ def test_queued_bytes_arrive_as_bytes(page: Page, server: Server) -> None:
 def test_binary_messages_have_the_chosen_type(
     page: Page, server: Server, kind: str
 ) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
 
     received = page.evaluate(
@@ -205,11 +177,11 @@ def test_binary_messages_have_the_chosen_type(
 def test_a_socket_reconnects_after_a_restart_with_1012(
     page: Page, server: Server
 ) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
 
-    server.terminate()
+    assert server.terminate() in (0, -signal.SIGTERM)
     page.wait_for_function("() => log.some(([kind]) => kind === 'close')")
     server.start()
     wait_for_status(page, "open")
@@ -220,7 +192,7 @@ def test_a_socket_reconnects_after_a_restart_with_1012(
 
 def test_a_final_code_is_not_followed_by_an_attempt(page: Page, server: Server) -> None:
     page.clock.install()
-    page.goto(server.address)
+    page.goto(server.http)
 
     open_socket(page, "/ws/close/4401")
     wait_for_status(page, "closed")
@@ -241,7 +213,7 @@ def test_a_final_code_is_not_followed_by_an_attempt(page: Page, server: Server) 
 
 def test_a_silent_connection_is_replaced(page: Page, server: Server) -> None:
     with StallingProxy(server.port) as proxy:
-        page.goto(server.address)
+        page.goto(server.http)
         open_socket(
             page,
             f"ws://127.0.0.1:{proxy.port}/ws/",
@@ -260,7 +232,7 @@ def test_a_silent_connection_is_replaced(page: Page, server: Server) -> None:
 
 
 def test_an_answered_heartbeat_keeps_the_connection(page: Page, server: Server) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page, heartbeat=0.05, heartbeatTimeout=5)
 
     page.wait_for_function(
@@ -276,7 +248,7 @@ def test_a_listener_that_throws_does_not_stop_the_others_or_the_socket(
 ) -> None:
     thrown: list[str] = []
     page.on("pageerror", lambda error: thrown.append(error.message))
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
     page.evaluate(
@@ -295,7 +267,7 @@ def test_a_listener_that_throws_does_not_stop_the_others_or_the_socket(
 
 
 def test_leaving_the_page_ends_its_connection(page: Page, server: Server) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
 
@@ -305,7 +277,7 @@ def test_leaving_the_page_ends_its_connection(page: Page, server: Server) -> Non
 
 
 def test_close_ends_the_connection_with_its_code(page: Page, server: Server) -> None:
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
 
@@ -340,12 +312,12 @@ def test_a_page_in_the_cache_disconnects_and_later_sends_its_queue(
     cached_page: Page, server: Server
 ) -> None:
     page = cached_page
-    page.goto(server.address)
+    page.goto(server.http)
     open_socket(page)
     wait_for_status(page, "open")
     page.evaluate("() => addEventListener('pagehide', () => socket.send('queued'))")
 
-    page.goto(f"{server.address}/other")
+    page.goto(f"{server.http}/other")
     wait_until(lambda: server.events("disconnect"), what="the disconnect")
     assert "queued" not in server.texts()
     page.go_back(wait_until="commit")
@@ -394,7 +366,7 @@ def test_the_tags_load_the_client_under_a_strict_policy(
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
 
-    page.goto(f"{server.address}/tagged.html")
+    page.goto(f"{server.http}/tagged.html")
 
     # Playwright's waiting evaluates text in the page, which the policy forbids.
     wait_until(lambda: server.events("connect"), what="the connection")

@@ -25,6 +25,12 @@ class AsgiProcess:
     ``server.http`` and ``server.ws`` are its addresses without a trailing slash.
     """
 
+    folder = TESTS
+    """Where it runs."""
+
+    patience = 30.0
+    """Seconds in which it has to listen."""
+
     def __init__(
         self,
         server: str,
@@ -58,20 +64,10 @@ class AsgiProcess:
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            self._command,
-            env=self._env,
-            cwd=TESTS,
-            text=True,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            # Its own process group, to end the workers too.
-            start_new_session=True,
-        )
         try:
-            wait_until(self._listens, timeout=30, what=f"{self.server} listening")
+            self.start()
         except BaseException:
-            self.kill()
+            self._log.close()
             raise
         return self
 
@@ -84,6 +80,27 @@ class AsgiProcess:
         if error is not None:
             print(self.output())  # pytest shows it with the failure
         self.kill()
+        self._log.close()
+
+    def start(self) -> None:
+        """Start the server, also again on the same port, and wait until it listens."""
+        self.process = subprocess.Popen(
+            self._command,
+            env=self._env,
+            cwd=self.folder,
+            text=True,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            # Its own process group, to end the workers too.
+            start_new_session=True,
+        )
+        try:
+            wait_until(
+                self._listens, timeout=self.patience, what=f"{self.server} listening"
+            )
+        except BaseException:
+            self.kill()
+            raise
 
     def _listens(self) -> bool:
         if self.process.poll() is not None:
@@ -98,11 +115,10 @@ class AsgiProcess:
         return self.process.wait(timeout=timeout)
 
     def kill(self) -> None:
-        """Kill the server and close its output."""
+        """Kill the server."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._log.close()
 
     def output(self) -> str:
         """Return the output of the server so far."""

@@ -9,106 +9,54 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
+from support.asgi_process import AsgiProcess
 from support.paths import TESTS
-from support.ports import free_port
-from support.waiting import wait_until
 
 PASSWORDS = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
 
 
-class DemoProcess:
+class DemoProcess(AsgiProcess):
     """``with DemoProcess(folder) as demo``: it answers at ``demo.url``.
 
     Further arguments go to the command line.
-
-    ``demo.restart()`` starts it again on the same port and data after ``kill()``.
     """
+
+    patience = 120.0
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._arguments = arguments
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__("the demo", "tiderace demo")
+        self.url = self.http
         self.folder = folder
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self._env = {k: v for k, v in os.environ.items() if "DJANGO" not in k}
         self._env["TIDERACE_DEMO_DATA"] = str(folder / "demo.sqlite3")
         self._env["TIDERACE_DEMO_BOTS"] = "0"
         if "database" in arguments:
             # For management commands too.
             self._env["TIDERACE_DEMO_LAYER"] = "database"
-        self.process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self._log.close()
-            raise
-        return self
+    def _line(self, application: str) -> list[str]:
+        command = (sys.executable, "-m", *application.split())
+        return [*command, "--port", str(self.port), *self._arguments]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
-        self._log.close()
-
-    def start(self) -> None:
-        """Start the demo and wait until its pages answer."""
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tiderace", "demo"),
-                *("--port", str(self.port), *self._arguments),
-            ],
-            env=self._env,
-            cwd=self.folder,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Its own process group, to end the workers too.
-            start_new_session=True,
-        )
-        try:
-            wait_until(self._answers, timeout=120, what="the demo's first page")
-        except BaseException:
-            self.kill()
-            raise
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise AssertionError(f"the demo ended: {self.output()}")
+    def _listens(self) -> bool:
+        if not super()._listens():
+            return False
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(f"{self.url}/login/").status_code == 200
         return False
 
-    def kill(self) -> None:
-        """Kill the demo."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
     def interrupt(self, *, timeout: float = 15) -> int:
         """Press Ctrl+C and return the exit status."""
-        assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=timeout)
-
-    def output(self) -> str:
-        """Return the output so far."""
-        return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
 
     def manage(
         self, *arguments: str, settings: str | None = None
