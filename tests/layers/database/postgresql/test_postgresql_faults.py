@@ -20,6 +20,7 @@ from support.process_contract import KEEP, listen, publish
 from support.waiting import until, within
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers.database.postgresql import errors, feed
+from tiderace.layers.database.postgresql.connection import PostgresConnection
 from tiderace.layers.database.postgresql.schema import TABLES
 
 
@@ -254,6 +255,25 @@ async def test_settings_of_the_users_role_do_not_matter(
         await asyncio.sleep(0.2)  # longer than a session may be idle
 
     await until(lambda: listener.data == said(*range(3)))
+
+
+async def test_a_process_that_is_stopped_in_a_transaction_holds_its_topic_for_seconds(
+    using, make_layer
+):
+    layer = make_layer(publish_timeout=20)
+    stopped = PostgresConnection(using, 20)
+    try:
+        cursor = stopped.begin(write=True, timeout=20)
+        cursor.lock([f"stream {layer.prefix}:tide"])
+        assert cursor.now_ms
+        waiting = asyncio.create_task(publish(layer, 0))
+
+        await publish(layer, 1, topic="other")
+
+        assert not waiting.done()
+        await within(waiting, 15)
+    finally:
+        stopped.close()
 
 
 async def test_a_long_transaction_delays_no_other_topic(
