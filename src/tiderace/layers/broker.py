@@ -227,6 +227,8 @@ class Broker(Protocol):
     """
 
     publish_timeout: float
+    delivers_earlier: bool
+    """Whether messages that were published before a subscription may arrive after it."""
 
     @property
     def streams(self) -> StreamStore:

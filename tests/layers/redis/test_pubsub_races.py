@@ -34,6 +34,7 @@ class FakeBroker:
 
     def __init__(self):
         self.publish_timeout = 5.0
+        self.delivers_earlier = False
         self.streams = self.queues = self.memberships = self
         self.epochs = {}
         self.stored = {}
@@ -336,6 +337,27 @@ async def test_messages_missed_before_the_position_was_fetched_are_fetched(
     await joining
 
     assert await received(box, 1) == [1]
+
+
+async def test_a_message_sent_before_the_subscription_that_arrives_after_it_is_left_out(
+    layer, broker
+):
+    broker.delivers_earlier = True
+    box = layer.attach(await layer.new_channel())
+    await until(lambda: broker.is_connected)
+    earlier = broker.append("room", message(1))
+    broker.gates["position"] = asyncio.Event()
+    joining = asyncio.create_task(layer.group_add("room", box.name))
+    await until(lambda: ("position", "room") in broker.calls)
+
+    broker.arriving.put_nowait([earlier])
+    broker.arriving.put_nowait([broker.append("room", message(2))])
+    await until(broker.arriving.empty)
+    await asyncio.sleep(0)
+    broker.gates["position"].set()
+    await joining
+
+    assert await received(box, 1) == [2]
 
 
 @pytest.mark.parametrize("others", [0, 1])

@@ -56,6 +56,9 @@ class DatabaseBroker:
         crypter: encrypts the info of members of presence; None for no encryption.
     """
 
+    # The feed reads all rows, those of new subscriptions as those of others.
+    delivers_earlier = True
+
     def __init__(
         self,
         vendor: Vendor,

@@ -148,6 +148,10 @@ class StreamCursors:
             with self._lock:
                 position = cursor.position
                 if position is None:
+                    if cursor.broker.delivers_earlier:
+                        # Fetched again after the position, if it was sent after it.
+                        cursor.is_behind = True
+                        return
                     cursor.position = item.position
         if position is not None:
             if not is_new(item, position):

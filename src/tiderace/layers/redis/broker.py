@@ -48,6 +48,8 @@ class RedisBroker:
         crypter: encrypts the info of members of presence; None for no encryption.
     """
 
+    delivers_earlier = False
+
     def __init__(
         self,
         host: dict[str, Any],
