@@ -20,14 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ASYNC_TO_SYNC = AsyncToSync.__call__.__code__
 
-# Newer versions of asgiref look up an executor for the calls inside such a context. Where
-# one has not all of these names, ``async_to_sync`` makes its loop.
+# Newer versions of asgiref look up an executor for the calls inside such a context.
 _Context: Any = getattr(asgiref_sync, "AsyncSingleThreadContext", None)
-if not (
-    hasattr(AsyncToSync, "async_single_thread_context")
-    and hasattr(AsyncToSync, "context_to_thread_executor")
-):
-    _Context = None
 
 
 def sends_directly(method: F) -> F:
