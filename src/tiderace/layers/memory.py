@@ -39,7 +39,6 @@ from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Buckets, Rate
-from tiderace.runtime.direct_calls import sends_directly
 
 
 class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
@@ -108,7 +107,6 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
     async def detach(self, mailbox: ChannelMailbox) -> None:
         self._local.detach(mailbox)
 
-    @sends_directly
     async def send(self, channel: str, message: Message) -> None:
         require_dict(message)
         require_unreserved(message)
@@ -156,7 +154,6 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         """Return how many channels are in ``group``."""
         return len(await self.group_channels(group))
 
-    @sends_directly
     async def group_send(
         self,
         group: str | Collection[str],
@@ -174,7 +171,6 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         if self._local.is_unused():
             note_unheard(f"a message to the group {group!r}")
 
-    @sends_directly
     async def group_broadcast(
         self,
         group: str | Collection[str],

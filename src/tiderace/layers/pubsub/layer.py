@@ -45,7 +45,6 @@ from tiderace.layers.serializers import reading_history
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.presence.store import PresenceStore, ShardedPresence
 from tiderace.ratelimit import Rate
-from tiderace.runtime.direct_calls import sends_directly
 from tiderace.runtime.forks import after_fork, keep_alive
 
 
@@ -204,7 +203,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
     async def detach(self, mailbox: ChannelMailbox) -> None:
         self._subscriptions.detach(mailbox)
 
-    @sends_directly
     async def send(self, channel: str, message: Message) -> None:
         """Put ``message`` into ``channel``.
 
@@ -309,7 +307,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         await self._memberships.announce(self._brokers.index_of(group))
         return await self._brokers.broker_of(group).memberships.count(group)
 
-    @sends_directly
     async def group_send(
         self,
         group: str | Collection[str],
@@ -339,7 +336,6 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
                 queues, groups, self.serialize(message)
             )
 
-    @sends_directly
     async def group_broadcast(
         self,
         group: str | Collection[str],
