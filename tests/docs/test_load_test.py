@@ -20,7 +20,6 @@ def test_the_script_counts_what_every_page_receives(tmp_path):
         if block.file == "loadtest.py"
     ]
     with TypedSite(tmp_path) as site:
-        site.start_project("news")
         site.read("README.md")
         site.type_until("runserver")
         site.write(script)
