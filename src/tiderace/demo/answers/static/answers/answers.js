@@ -45,3 +45,6 @@ document.getElementById("ask").addEventListener("submit", async (event) => {
     refuse(error);
   }
 });
+
+// Before this script runs, the form would leave the page.
+document.getElementById("controls").disabled = false;

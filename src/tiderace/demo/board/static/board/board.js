@@ -230,3 +230,6 @@ letDrag(area, { move, holds: pointers.holds });
 board.addEventListener("presence", () => {
   pointers.setPeople([...board.presence.values()].map(({ conn_info: person }) => person));
 });
+
+// Before this script runs, the form would load the page again.
+document.getElementById("controls").disabled = false;

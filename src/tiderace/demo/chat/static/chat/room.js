@@ -8,6 +8,7 @@ import { upload } from "./upload.js";
 const config = JSON.parse(document.getElementById("room-config").textContent);
 const { me, room: slug } = config;
 const composer = document.getElementById("composer");
+const controls = document.getElementById("controls");
 const field = document.getElementById("text");
 const file = document.getElementById("picture");
 const progress = document.getElementById("progress");
@@ -50,7 +51,7 @@ room.addEventListener("subscribed", ({ detail }) => {
 room.addEventListener("gap", () => location.reload());
 room.addEventListener("unsubscribed", ({ detail }) => {
   document.getElementById("forbidden").hidden = detail.code !== 103;
-  for (const control of composer.elements) control.disabled = true;
+  controls.disabled = true;
 });
 here.addEventListener("unsubscribed", () => {});
 
@@ -216,3 +217,6 @@ document.getElementById("messages").addEventListener("click", ({ target }) => {
     field.focus();
   }
 });
+
+// What is typed before this script runs would be sent as a form, or be a new line.
+controls.disabled = false;
