@@ -1,4 +1,4 @@
-"""What layers log of groups whose names a visitor may have chosen."""
+"""Layers escape control characters of group names in their log messages."""
 
 from __future__ import annotations
 

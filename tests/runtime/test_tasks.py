@@ -143,7 +143,7 @@ async def swallow_cancellation(release):
             await release.wait()
 
 
-async def test_what_a_task_does_at_its_end_is_cut_after_the_limit(caplog):
+async def test_a_task_that_hangs_at_its_end_is_cancelled_again_after_the_limit(caplog):
     group, ended = TaskGroup(logger), []
     group.spawn(hang_at_its_end(ended))
     await settle()

@@ -1,4 +1,4 @@
-"""What the garbage collector visits in a server's process."""
+"""Garbage collection in a server's process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ asyncio.run(serve())
 """
 
 
-def test_what_is_loaded_at_the_start_is_frozen_and_later_garbage_is_freed():
+def test_objects_of_the_start_are_frozen_and_later_garbage_is_freed():
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )

@@ -70,7 +70,7 @@ async def test_one_part_is_written_to_many_responses(server):
     assert [answer.text for answer in answers] == ["to all"] * 3
 
 
-def test_what_a_slow_client_does_not_read_waits_for_it(server):
+def test_parts_for_a_client_that_reads_slowly_are_queued(server):
     read = []
 
     async def application(scope, receive, send):

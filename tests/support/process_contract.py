@@ -41,7 +41,7 @@ KEEP = Retention(10_000, 3600)
 
 @dataclass
 class LayerSetup:
-    """What another process needs to use the same layer."""
+    """The database and the options with which another process uses the same layer."""
 
     database: dict[str, Any] = field(
         default_factory=lambda: {
@@ -155,7 +155,9 @@ class ProcessContract:
         await until(lambda: len(listener.received) == 200)
         assert listener.offsets == list(range(1, 201))
 
-    async def test_what_a_killed_process_has_published_is_kept(self, make_layer, start):
+    async def test_publications_of_a_process_that_was_killed_are_kept(
+        self, make_layer, start
+    ):
         listener = await listen(make_layer())
         process = start(
             """

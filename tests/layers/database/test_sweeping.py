@@ -1,4 +1,4 @@
-"""What the layer deletes from a SQLite file."""
+"""The SQLite layer deletes expired rows, and only those."""
 
 from __future__ import annotations
 

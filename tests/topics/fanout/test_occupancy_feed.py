@@ -54,7 +54,7 @@ class Store:
         self.numbers = (0, 0)
         self.reads = 0
         self.error = None
-        """What reads raise."""
+        """The error that reads raise."""
         self.slow = None
         """The event for which reads wait; None where they take no time."""
 

@@ -1,4 +1,4 @@
-"""What the layer deletes from PostgreSQL."""
+"""The PostgreSQL layer deletes expired rows, and only those."""
 
 from __future__ import annotations
 
