@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RunFailed", "masked_frame", "parse_frame"]
+__all__ = ["RunFailed", "masked_frame", "parse_frame", "split_frames"]
 
 
 class RunFailed(Exception):
@@ -27,6 +27,32 @@ def parse_frame(
     if len(data) < body + size:
         return None
     return data[body : body + size], body + size
+
+
+def split_frames(data: bytes, first: int) -> tuple[list[bytes], bytes]:
+    """Return the payloads of the complete frames in ``data``, and the bytes after them.
+
+    Args:
+        data: unmasked frames of a server.
+        first: the first byte of each: 0x81 for whole text messages, 0x82 for binary.
+
+    Raises:
+        ValueError: if there is another frame.
+    """
+    payloads, position = [], 0
+    while len(data) >= position + 2:
+        if data[position] != first:
+            found = data[position : position + 20]
+            raise ValueError(f"a frame begins with {found!r} instead of {first:#x}")
+        size, body = data[position + 1], position + 2
+        if size > 125:
+            width = 2 if size == 126 else 8
+            size, body = int.from_bytes(data[body : body + width]), body + width
+        if len(data) < body + size:
+            break
+        payloads.append(data[body : body + size])
+        position = body + size
+    return payloads, data[position:]
 
 
 def masked_frame(text: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from benchmarks.frames import split_frames
+
 __all__ = ["CONNECT", "Unpacker", "configuration", "message", "publication"]
 
 # The answer of a client to the server's INFO; the server answers with PONG.
@@ -70,19 +72,5 @@ class Unpacker:
         Raises:
             ValueError: if there is anything else than unfragmented binary frames.
         """
-        data = self._rest + data
-        pieces, position = [], 0
-        while len(data) >= position + 2:
-            if data[position] != 0x82:
-                raise ValueError(f"not a binary frame: {data[position:][:20]!r}")
-            size, body = data[position + 1], position + 2
-            if size > 125:
-                width = 2 if size == 126 else 8
-                size, body = int.from_bytes(data[body : body + width]), body + width
-            if len(data) < body + size:
-                break
-            pieces.append(data[body : body + size])
-            position = body + size
-        self._rest = data[position:]
-        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return piece.replace(PING, b"") if PING in piece else piece
+        payloads, self._rest = split_frames(self._rest + data, 0x82)
+        return b"".join(payloads).replace(PING, b"")

@@ -1,10 +1,12 @@
-"""What unpacks the streams of servers that cut them into pieces differently per socket.
+"""Unpacks the streams of servers that cut them into pieces differently per socket.
 
 Such a server joins what has gathered for a client, so the bytes of two clients differ
 although their messages are the same.
 """
 
 from __future__ import annotations
+
+from benchmarks.frames import split_frames
 
 __all__ = ["Chunks", "Lines"]
 
@@ -23,22 +25,8 @@ class Lines:
         Raises:
             ValueError: if there is anything else than unfragmented text frames.
         """
-        data = self._rest + data
-        pieces, position = [], 0
-        while len(data) >= position + 2:
-            if data[position] != 0x81:
-                raise ValueError(f"not a text frame: {data[position:][:20]!r}")
-            size, body = data[position + 1], position + 2
-            if size > 125:
-                width = 2 if size == 126 else 8
-                size, body = int.from_bytes(data[body : body + width]), body + width
-            if len(data) < body + size:
-                break
-            pieces.append(data[body : body + size].rstrip(b"\n"))
-            position = body + size
-        self._rest = data[position:]
-        pieces.append(b"")
-        return b"\n".join(pieces)
+        payloads, self._rest = split_frames(self._rest + data, 0x81)
+        return b"".join(payload.rstrip(b"\n") + b"\n" for payload in payloads)
 
 
 class Chunks:
