@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 import socket
+import weakref
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from support.raw_websocket import LOOPS, RawServer
 from support.waiting import until, wait_until
 from tiderace.server import HttpProtocol, WebSocketProtocol
+from tiderace.server.parts import ResponseParts
 
 # More than the system buffers of both ends of a connection take, which grow to some MB.
 LARGE = bytes(64_000_000)
@@ -183,3 +185,17 @@ def test_a_copy_of_the_scope_has_the_same_writer_and_another_process_none(server
     httpx.get(url_of(server, application))
 
     wait_until(lambda: found == [True, None], what="both copies")
+
+
+def test_a_connection_is_freed_while_an_application_keeps_its_parts():
+    class Connection:
+        pass
+
+    connection = Connection()
+    parts = connection.parts = ResponseParts(connection)
+    freed = weakref.ref(connection)
+
+    del connection
+
+    assert freed() is None
+    assert parts.open() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 from tiderace.server.writer import ServerFrameWriter, WriteScheduler
 
@@ -48,7 +49,9 @@ class ResponseParts:
     __slots__ = ("_protocol",)
 
     def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
+        # The protocol holds this object by its scope: a strong reference would be a
+        # cycle that only the garbage collector frees.
+        self._protocol = ref(protocol)
 
     # Applications copy their scope, and pickle it for other processes. A copy has the
     # same object; in another process there is None.
@@ -64,9 +67,12 @@ class ResponseParts:
 
         From then on the body is only written with it, past the ``send`` of middleware,
         until it is closed. None for a response that is not sent in chunks, or whose body
-        middleware encodes: it has to be sent with ``send``.
+        middleware encodes: it has to be sent with ``send``. None after the connection has
+        ended, too.
         """
-        protocol = self._protocol
+        protocol = self._protocol()
+        if protocol is None:
+            return None
         cycle = protocol.cycle
         if (
             # Of a request that the client has sent before this response has ended.
