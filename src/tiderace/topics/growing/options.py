@@ -16,7 +16,8 @@ class Growing:
 
     Args:
         interval: seconds between two records with appends of a message; appends in
-            between are sent together. The first one after a pause is sent at once.
+            between are sent together. The first one after a pause is sent at once. They
+            are more where sending would take over half of an event loop's time.
         lease: seconds without a record of the process that writes a message, after which
             the message is marked failed. A writer that has nothing to append sends an
             empty record every third of the lease.

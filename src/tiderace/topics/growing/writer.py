@@ -19,6 +19,7 @@ from tiderace.history import Position
 from tiderace.runtime.tasks import TaskGroup
 from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.growing.options import Growing
+from tiderace.topics.growing.pacing import SendPace
 from tiderace.topics.growing.records import TEXT, Message, Record, State, length
 from tiderace.topics.growing.stream import (
     KEEP,
@@ -92,6 +93,8 @@ class AsyncGrowingMessage:
         self._shared_at = 0.0
         self._publishing = asyncio.Lock()
         self._wake: asyncio.Future[None] | None = None
+        self._sent_at = 0.0
+        self._silence: asyncio.TimerHandle | None = None
         self._tasks = TaskGroup(logger)
         # The task that runs the block; None in sync code.
         self._owner: asyncio.Task[Any] | None = None
@@ -185,6 +188,7 @@ class AsyncGrowingMessage:
             await end_other_writers(self.topic, self.id, self.token)
         process_writers.add(self.topic, self.id, self)
         self._tasks.spawn(self._send_appends())
+        self._end_silence()
 
     # Writing
 
@@ -311,7 +315,8 @@ class AsyncGrowingMessage:
     # Sending
 
     def _require_growing(self) -> None:
-        self._require_not_ended()
+        if self._abandoned or self._state is not State.GROWING:
+            raise self._ended()
         if self._cancelling:
             raise MessageCancelled(f"the message {self.id} was cancelled")
 
@@ -337,12 +342,13 @@ class AsyncGrowingMessage:
 
     async def _send_appends(self) -> None:
         """Send appends, and empty records during pauses, until the message has ended."""
-        interval, lease = self._options.interval, self._options.lease
+        pace, interval = SendPace.of_running_loop(), self._options.interval
         pause = interval
         warned = False
         while True:
             if not (self._unsent or self._needs_whole):
-                await self._wait(lease / 3)
+                self._wake = self.loop.create_future()
+                await self._wake
             if self.loop.time() - self._whole_at > KEEP.seconds / 2:
                 self._needs_whole = True
             try:
@@ -353,16 +359,16 @@ class AsyncGrowingMessage:
                 if not warned:
                     warned = True
                     logger.warning("appends to %r wait: %s", self.topic, error)
-            await asyncio.sleep(pause)
+            await pace.wait(pause)
 
-    async def _wait(self, seconds: float) -> None:
-        wake = self._wake = self.loop.create_future()
-        timer = self.loop.call_later(seconds, self._wake_up)
-        try:
-            await wake
-        finally:
-            self._wake = None
-            timer.cancel()
+    def _end_silence(self) -> None:
+        """Have an empty record sent after a third of the lease without a record."""
+        third = self._options.lease / 3
+        quiet = self.loop.time() - self._sent_at
+        if quiet >= third:
+            self._wake_up()
+            quiet = 0.0
+        self._silence = self.loop.call_later(third - quiet, self._end_silence)
 
     async def _send(self, state: State = State.GROWING, reason: str = "") -> None:
         async with self._publishing:
@@ -386,7 +392,7 @@ class AsyncGrowingMessage:
         del self._unsent[:count]
         self._unsent_size -= size
         self._sent += length(text)
-        now = self.loop.time()
+        now = self._sent_at = self.loop.time()
         last, self._last = self._last or position, position
         # Also where the broker has lost what it had.
         lost = last.epoch != position.epoch
@@ -441,6 +447,8 @@ class AsyncGrowingMessage:
 
     async def _stop(self) -> None:
         process_writers.discard(self.topic, self.id, self)
+        if self._silence is not None:
+            self._silence.cancel()
         # Wait for a record that is being published, so that the end comes after it.
         async with self._publishing:
             await self._tasks.cancel()
