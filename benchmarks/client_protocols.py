@@ -1,4 +1,4 @@
-"""What clients of the sites and servers send and receive, for the load generator."""
+"""The messages of the clients of each site and server, for the load generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do memory, Redis, SQLite and PostgreSQL cost as the layer between processes?
+"""Measures memory, Redis, SQLite and PostgreSQL as the layer between processes.
 
 A server, a client that is subscribed to fifty topics with a history, and other processes
 that publish. All engines are measured in the same run; the databases write to the disk

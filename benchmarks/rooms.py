@@ -1,4 +1,4 @@
-"""What does a message cost that goes to a room of one client?
+"""Measures the processor time of a message to a room of one client.
 
 Each client has a topic with a history to itself, publishes to it and receives what it
 has published; the next message follows at once. Or each consumer is alone in its group.

@@ -1,4 +1,4 @@
-"""What do clients of topics cost that connect, come back after a cut, and are idle?
+"""Measures clients of topics that connect, that return after a cut, and that are idle.
 
 Each client does what a browser does: it opens a WebSocket with an Origin header through
 the middleware of sessions and users, sends ``connect``, waits for the reply, and

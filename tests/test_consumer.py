@@ -456,7 +456,7 @@ async def test_a_disconnect_handler_that_does_not_raise_stop_ends_the_consumer()
     await client.leave()
 
 
-async def test_what_is_sent_while_disconnecting_is_dropped_and_counted():
+async def test_messages_sent_while_disconnecting_are_dropped_and_counted():
     class Consumer(Accepting):
         async def websocket_disconnect(self, event):
             await self.say("too late")
@@ -1100,7 +1100,7 @@ async def test_a_handler_may_have_a_name_that_channels_does_not_have(layer, name
 
 
 async def test_access_to_handlers_is_decided_per_class(layer):
-    """What is known of a class is not known of its subclasses."""
+    """The decision for a class does not hold for its subclasses."""
 
     class Child(Member):
         async def hello(self, event):

@@ -29,7 +29,7 @@ from tiderace.runtime.threads import isolated
 
 @pytest.fixture
 def calls():
-    """What happened, in order; closing connections is one of the things."""
+    """The calls in their order, with those that close connections."""
     seen: list[str] = []
 
     def close():

@@ -64,7 +64,7 @@ def test_a_labelled_counter_counts_each_label():
 
 
 def test_a_labelled_counter_has_at_most_a_hundred_labels():
-    """What strangers or applications may choose must not grow for ever."""
+    """Values that strangers or applications choose would grow for ever."""
     closes = LabelledCounter("closes", "sockets", "code", "sockets that were closed")
 
     for code in range(4000, 4200):

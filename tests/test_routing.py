@@ -478,7 +478,7 @@ def connection(kind, asked, **extra):
 
 
 async def events_of(application, scope) -> list[dict]:
-    """What a client is told that connects and waits for the end."""
+    """Return the events that a client gets which connects and waits for the end."""
     communicator = ApplicationCommunicator(application, scope)
     start = "http.request" if scope["type"] == "http" else "websocket.connect"
     await communicator.send_input({"type": start})

@@ -305,7 +305,7 @@ async def test_a_message_of_an_application_that_takes_none_is_dropped_and_logged
     assert "ended without taking a message; 1 dropped" in caplog.text
 
 
-async def test_what_a_busy_application_cannot_take_stays_in_the_layer():
+async def test_messages_that_a_busy_application_cannot_take_stay_in_the_layer():
     busy = asyncio.Event()
 
     async def application(scope, receive, send):

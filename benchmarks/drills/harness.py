@@ -1,4 +1,4 @@
-"""What a drill starts: brokers, sites, clients and a sender; all of it ends with it."""
+"""Starts the brokers, sites, clients and the sender of a drill, and stops them at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was sent and what arrived: lost, reported, doubled, out of order."""
+"""Compares the messages sent with those received: lost, reported, doubled, out of order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sent:
 
 
 class Receiver:
-    """What one receiver of a stream got.
+    """The messages that one receiver of a stream got.
 
     Args:
         stream: the name of the group or topic.

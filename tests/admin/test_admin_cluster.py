@@ -25,7 +25,7 @@ PAGE = "/admin/tiderace/connections/"
 
 @pytest.fixture(scope="module", params=["redis", "database"])
 def layer_kind(request):
-    """What carries messages between the processes."""
+    """The kind of the layer between the processes."""
     return request.param
 
 

@@ -41,7 +41,7 @@ def demo(tmp_path_factory) -> Iterator[DemoProcess]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the consoles of the test's pages complain about."""
+    """The warnings and errors on the consoles of the test's pages."""
     return []
 
 

@@ -103,7 +103,7 @@ def test_a_guide_makes_a_site_that_passes_its_checks_and_runs(page, type_guide):
 
 @pytest.fixture
 def errors(page: Page) -> list[str]:
-    """What the page reports: exceptions and requests that fail."""
+    """The exceptions of the page and its failed requests."""
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on(

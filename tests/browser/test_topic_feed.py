@@ -45,7 +45,7 @@ def site(broker, port):
 
 
 def in_thread(function):
-    """What ``function`` returns; Playwright keeps an event loop running in our thread."""
+    """Call ``function`` in a thread without Playwright's running event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
 

@@ -34,7 +34,7 @@ class ConformanceProcess(AsgiProcess):
         return [*python, "--port", str(self.port)]
 
     def call(self, method: str, **params: Any) -> Any:
-        """What a method of the HTTP API returns."""
+        """Return the result of a method of the HTTP API."""
         answer = httpx.post(f"{self.http}/api/{method}", json=params, timeout=15)
         assert answer.status_code == 200, answer.text
         return answer.json()["result"]

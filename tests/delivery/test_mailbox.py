@@ -638,7 +638,7 @@ def test_a_push_drops_expired_messages_only(clock):
 
 
 class Model:
-    """What a mailbox of messages has to do, said without asyncio."""
+    """A mailbox of messages in its simplest form, without asyncio."""
 
     def __init__(self, capacity):
         self.capacity = capacity

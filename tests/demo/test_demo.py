@@ -603,7 +603,7 @@ def test_a_picture_is_returned_byte_for_byte(alice, bob):
     ("data", "status"),
     [(b"<svg onload=alert(1)>", 415), (b"GIF8" + bytes(5 << 20), 413)],
 )
-def test_what_is_no_picture_or_too_large_is_refused(alice, data, status):
+def test_a_file_that_is_no_picture_or_too_large_is_refused(alice, data, status):
     token = alice.http.cookies["tiderace_demo_csrf"]
 
     response = alice.http.post(
@@ -909,7 +909,7 @@ def test_a_device_without_its_token_is_refused(demo, header):
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"wave": "high"}', b'{"wave": 31}', b"[" * 9000, b"\xff"]
 )
-def test_what_is_no_report_is_refused(demo, token, body):
+def test_a_body_that_is_no_report_is_refused(demo, token, body):
     headers = {"Authorization": f"Bearer {token}"}
 
     response = httpx.post(f"{demo.url}/devices/report/", content=body, headers=headers)

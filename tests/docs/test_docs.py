@@ -65,7 +65,7 @@ CHANNEL_LAYERS = {"default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
 
 @pytest.fixture(scope="session")
 def started_project(tmp_path_factory):
-    """What `django-admin startproject mysite` makes."""
+    """The project that `django-admin startproject mysite` creates."""
     folder = tmp_path_factory.mktemp("startproject")
     command = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
     subprocess.run(command, check=True, timeout=60)

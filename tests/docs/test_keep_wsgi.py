@@ -103,7 +103,7 @@ async def site(nginx, project, tmp_path):
 
 
 class Site:
-    """What a browser has of the site.
+    """The connections of one browser to the site.
 
     Args:
         http: a client with cookies.

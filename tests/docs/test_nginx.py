@@ -52,7 +52,7 @@ def proxied(nginx, tmp_path):
 
 
 class Proxied:
-    """What a client sees of it, and the servers behind."""
+    """The address of nginx for clients, and the servers behind it."""
 
     def __init__(self, port, servers):
         self.http = f"http://127.0.0.1:{port}"

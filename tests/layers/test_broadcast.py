@@ -30,7 +30,7 @@ class Member(AsyncWebsocketConsumer):
 
 
 class Frames:
-    """What our server puts into the scope, writing down what it is given."""
+    """A frame writer as our server puts it into the scope; it records what is written."""
 
     def __init__(self):
         self.written = []

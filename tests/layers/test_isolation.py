@@ -1,4 +1,4 @@
-"""What is said where the in-memory layer does not reach other processes."""
+"""The warnings where the in-memory layer does not reach other processes."""
 
 from __future__ import annotations
 

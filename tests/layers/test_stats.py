@@ -1,4 +1,4 @@
-"""What a layer says about itself: of this process, and of all that listen."""
+"""A layer's statistics, of this process and of all that listen."""
 
 from __future__ import annotations
 

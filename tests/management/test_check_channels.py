@@ -27,7 +27,7 @@ def redis_layer(url: str, **options):
 
 
 def check(layers, *arguments: str) -> str:
-    """What the command writes; raises what it raises."""
+    """Run the command and return its output."""
     output = io.StringIO()
     with override_settings(CHANNEL_LAYERS=layers):
         call_command("check_channels", *arguments, stdout=output, no_color=True)
@@ -35,7 +35,7 @@ def check(layers, *arguments: str) -> str:
 
 
 def failure(layers, *arguments: str) -> tuple[str, str]:
-    """What the command writes before it fails, and what it fails with."""
+    """Run the command and return its output and the text of its error."""
     output = io.StringIO()
     with (
         override_settings(CHANNEL_LAYERS=layers),

@@ -242,7 +242,7 @@ def test_noasgi_needs_no_asgi_application():
 
 
 def served(**options):
-    """What the command serves, without the log around it."""
+    """Return the application that the command serves, without the log around it."""
     return Command(stdout=io.StringIO()).get_application(options).application
 
 
@@ -796,7 +796,7 @@ class Project:
         wait_until(lambda: self.said(text), timeout=40, what=f"{text!r}")
 
     def greeting(self) -> str | None:
-        """What a new socket is greeted with; None while there is no server."""
+        """Return the first message to a new socket; None while there is no server."""
         try:
             with connect(self.ws) as client:
                 return client.recv(timeout=20)
@@ -916,7 +916,7 @@ def shop(tmp_path, monkeypatch):
 
 
 def refused(application: str) -> str:
-    """What ``runserver`` says when it does not start with this ``ASGI_APPLICATION``."""
+    """Return the error with which ``runserver`` refuses this ``ASGI_APPLICATION``."""
     with (
         override_settings(
             ASGI_APPLICATION=application, WSGI_APPLICATION="shop.wsgi.application"
@@ -1050,7 +1050,7 @@ def layers(**config):
 
 
 def reported(**changed) -> str:
-    """What the command prints of the channel layers when it has started."""
+    """Return the command's lines about the channel layers."""
     errors = io.StringIO()
     with override_settings(**changed):
         Command(stderr=errors, no_color=True).report_layers()

@@ -36,7 +36,7 @@ MEMORY = {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
 
 
 def said(name: str, *arguments: str, **options) -> str:
-    """What a command writes."""
+    """Run a command and return its output."""
     output = io.StringIO()
     call_command(name, *arguments, stdout=output, no_color=True, **options)
     return output.getvalue()
@@ -395,7 +395,7 @@ def fleet(server, prefix):
 
 
 def reported(get=lambda: json.loads(said("tiderace_top", "--once", "--json"))):
-    """What is told once the process has reported its groups."""
+    """Return the report of the command once it has the groups of this process."""
     return wait_until(lambda: (told := get())["members"] and told, what="a report")
 
 

@@ -60,7 +60,7 @@ def test_a_second_write_has_nothing_to_do(project, capsys):
     assert "nothing in" in capsys.readouterr().out
 
 
-def test_what_is_unsupported_is_in_the_exit_code(project):
+def test_the_exit_code_is_one_for_a_project_with_unsupported_code(project):
     lay_out(project, {"chat/old.py": "from channels.http import AsgiHandler"})
 
     assert main(["migrate", str(project)]) == 1

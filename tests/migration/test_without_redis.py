@@ -41,7 +41,7 @@ CONSUMER = """\
         ("code.py", CONSUMER, "InMemoryChannelLayer does not have it; to examine"),
     ],
 )
-def test_what_only_the_layer_over_redis_can_tell_is_reported(
+def test_an_examination_without_the_redis_extra_says_how_to_install_it(
     tmp_path, name, text, expected
 ):
     done = subprocess.run(

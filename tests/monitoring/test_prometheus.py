@@ -39,7 +39,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 @pytest.fixture
 def scrape():
-    """What a registry of the test's own tells."""
+    """Return the samples of a registry of the test's own."""
     collectors = CollectorRegistry()
     collectors.register(TideraceCollector())
     return lambda: samples(generate_latest(collectors).decode())

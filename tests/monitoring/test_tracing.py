@@ -29,7 +29,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Spans:
-    """What was traced, in the order in which it ended."""
+    """The spans that have ended, in order."""
 
     def __init__(self):
         self._exporter = InMemorySpanExporter()

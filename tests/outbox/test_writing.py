@@ -1,4 +1,4 @@
-"""What ``publish()`` writes into the outbox."""
+"""``publish()`` writes rows into the outbox."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tiderace.runtime.single_flight import SingleFlight
 
 
 class Work:
-    """What is to be done; it says when it begins, and ends when it is told to."""
+    """A coroutine function that reports its beginning, and ends when a test lets it."""
 
     def __init__(self, error=None):
         self.begun = asyncio.Event()

@@ -174,7 +174,7 @@ def test_a_frame_without_a_mask_is_a_protocol_error(client, opcode):
     assert refused(client, 1002)
 
 
-def test_what_came_before_a_protocol_error_is_delivered(server):
+def test_a_message_before_a_protocol_error_is_delivered(server):
     application = Journalist()
     with server.open(application) as client:
         client.send(client_frame(TEXT, b"before") + client_frame(TEXT, reserved=4))
@@ -184,7 +184,7 @@ def test_what_came_before_a_protocol_error_is_delivered(server):
     assert application.events[1]["text"] == "before"
 
 
-def test_what_comes_after_a_protocol_error_is_not_read(client):
+def test_a_message_after_a_protocol_error_is_not_read(client):
     client.send(client_frame(TEXT, reserved=4) + client_frame(TEXT, b"after"))
     client.read_close()
     client.say("later")

@@ -308,7 +308,7 @@ def test_a_status_without_a_name_is_sent_without_one():
 
 
 class Loop:
-    """What a loop is asked to do, done when the test says so."""
+    """An event loop whose callbacks run when a test calls them."""
 
     def __init__(self):
         self.soon = []
@@ -403,7 +403,7 @@ def test_a_scope_with_frames_can_be_copied_and_sent_to_another_process():
     assert sent == {"path": "/", "extensions": {"tiderace.frames": None}}
 
 
-def test_what_is_queued_in_a_tick_is_one_write():
+def test_frames_of_one_tick_are_one_write():
     loop = Loop()
     ready, transport = open_frames(loop)
 
@@ -785,7 +785,7 @@ def test_a_large_frame_reaches_few_and_many(number):
     assert all(transport.writes == [frame] for transport in transports)
 
 
-def test_what_is_shared_counts_as_buffered():
+def test_frames_in_a_shared_queue_count_as_buffered():
     ready, _ = shared_queue_of(20, WriteScheduler(Loop()))
 
     ready[0].write_all(ready, b"abc")

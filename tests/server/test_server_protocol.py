@@ -337,7 +337,7 @@ def test_a_message_before_accept_is_an_explained_error(plain):
     assert "has to be answered first" in str(application.result())
 
 
-def test_what_a_client_sends_too_early_is_kept(plain):
+def test_messages_sent_before_the_handshake_are_kept(plain):
     answer = asyncio.Event()
     loops = []
 
@@ -513,7 +513,7 @@ def test_the_applications_code_and_reason_reach_the_client(plain):
     assert (event["type"], event["code"]) == ("websocket.disconnect", 4007)
 
 
-def test_what_was_sent_before_a_close_arrives_before_it(plain):
+def test_messages_sent_before_a_close_arrive_before_it(plain):
     async def application(scope, receive, send):
         await accept(receive, send)
         for number in range(100):

@@ -48,7 +48,7 @@ async def status(application, asked, method="GET"):
 
 
 async def echo(application, asked):
-    """What the WebSocket at ``asked`` sends back, None if it is refused."""
+    """Return the reply of the WebSocket at ``asked``, None if it is refused."""
     socket = WebsocketCommunicator(application, asked)
     connected, _ = await socket.connect()
     if not connected:

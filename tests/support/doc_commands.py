@@ -28,7 +28,7 @@ def _extras() -> set[str]:
 
 
 def complaint_about(command: str) -> str:
-    """What is wrong with a command line of the documentation, or nothing."""
+    """Return the fault of a command line of the documentation; "" without one."""
     words = shlex.split(command, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]

@@ -147,7 +147,7 @@ def person(pk):
 
 
 class GrowingContract:
-    """What growing messages promise on every engine, within one process.
+    """The contract of growing messages on every engine, within one process.
 
     A subclass has the fixture ``layers``: the setting ``CHANNEL_LAYERS``.
     """
@@ -672,7 +672,7 @@ def _plain(database):
 
 
 class GrowingProcessContract(GrowingContract):
-    """What growing messages promise between processes, on an engine that connects them."""
+    """The contract of growing messages between processes, on engines that connect them."""
 
     async def test_a_message_of_a_killed_process_is_marked_failed(self, app, layers):
         async with Device(app, "grow-room:a") as device:

@@ -31,10 +31,10 @@ class ServerProcess:
     """
 
     name: str
-    """What it is, for messages and for the name of its folder."""
+    """Its kind, for messages and for the name of its folder."""
 
     errors: tuple[type[BaseException], ...] = ()
-    """What ``is_answering`` raises while the server does not answer yet."""
+    """The errors of ``is_answering`` while the server does not answer yet."""
 
     options: dict[str, Any] = {}
     """Of ``subprocess.Popen``, as the user that runs it."""

@@ -133,7 +133,7 @@ class WithoutStaticFiles(ChannelsLiveServerTestCase):
 
 
 def run_class(case: type[ChannelsLiveServerTestCase]) -> None:
-    """What a test runner does around the tests of a class."""
+    """Set up and tear down a class as a test runner does."""
     try:
         case.setUpClass()
     finally:

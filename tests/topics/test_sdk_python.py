@@ -48,7 +48,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
 
 @pytest.fixture
 def headers(demo: DemoProcess) -> Iterator[dict[str, str]]:
-    """What a browser in which alice is logged in sends to the demo."""
+    """The headers of a browser in which alice is logged in to the demo."""
     visitor = demo.visitor().log_in("alice")
     yield {"Origin": demo.url, "Cookie": visitor.cookies}
     visitor.close()
@@ -87,7 +87,7 @@ class Wire:
 
 
 class Record:
-    """What has happened, in order; further things may be done when it does."""
+    """The events of an SDK in order; a test may add actions to each kind."""
 
     def __init__(self) -> None:
         self._seen: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
@@ -99,7 +99,7 @@ class Record:
             await self.then[kind]()
 
     async def next(self, kind: str) -> Any:
-        """What came with the next event of this kind."""
+        """Return the context of the next event of this kind."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 seen, ctx = await self._seen.get()
@@ -107,7 +107,7 @@ class Record:
                     return ctx
 
     def kinds(self) -> set[str]:
-        """What has happened and was not asked for yet."""
+        """Return the kinds of the events that ``next`` has not returned."""
         kinds = set()
         while not self._seen.empty():
             kinds.add(self._seen.get_nowait()[0])

@@ -1191,7 +1191,7 @@ async def test_a_topic_may_push_joins_to_all_subscribers(topics):
 
 
 async def much_changes(topic):
-    """What presence says when it does not tell of each who came or went."""
+    """Announce that presence has changed, without single joins and leaves."""
     await current().trackers.get("default")._announcer._announce(topic, "changed", None)
 
 

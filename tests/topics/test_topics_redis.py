@@ -321,7 +321,7 @@ QUICK = {"PRESENCE_TTL": 2.0, "PRESENCE_REFRESH": 0.5, "PRESENCE_LEASE": 1.0}
 
 
 class Told:
-    """What a topic's hooks were told, in order."""
+    """The calls of a topic's hooks, in order."""
 
     def __init__(self):
         self.log = asyncio.Queue()

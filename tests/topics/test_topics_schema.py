@@ -39,7 +39,7 @@ class ChatMessage(msgspec.Struct):
 
 
 class Draft(msgspec.Struct):
-    """What a page sends; the server adds the rest."""
+    """A message as a page sends it; the server adds the rest."""
 
     text: str
 

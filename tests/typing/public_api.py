@@ -1,4 +1,4 @@
-"""What a typed project may write. Never run: only read by a type checker.
+"""The calls that a typed project may write. Only type checkers read this module.
 
 A line here that stops checking is a change that breaks somebody's build.
 """

@@ -1,4 +1,4 @@
-"""What the sites of the outbox's drills publish over, and where they save their rows."""
+"""The layers and databases of the sites of the outbox's drills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the consumers went through, one line an event, in a file that outlives them."""
+"""The consumers' events, one on each line of a file that outlives their processes."""
 
 import os
 from pathlib import Path

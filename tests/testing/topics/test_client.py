@@ -227,7 +227,7 @@ def test_a_client_receives_in_topics_that_the_server_subscribes_it_to(topics, al
 # Publishing and calls
 
 
-def test_what_a_client_publishes_is_what_on_publish_returns(topics, alice, bob):
+def test_a_publication_is_what_on_publish_returns(topics, alice, bob):
     room = topics.connect(user=alice).subscribe("chat-site:tea")
     other = topics.connect(user=bob).subscribe("chat-site:tea")
 

@@ -29,7 +29,7 @@ def closed():
 
 
 class Cleaning:
-    """What a generator does when it is closed, which takes until a test lets it end."""
+    """The cleaning of a closed generator, which takes until a test lets it end."""
 
     def __init__(self):
         self.begun = asyncio.Event()

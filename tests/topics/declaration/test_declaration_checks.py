@@ -1,4 +1,4 @@
-"""What a topic class, endpoint or permission says when it is declared wrongly."""
+"""The errors of topic classes, endpoints and permissions with wrong declarations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a feed of growing messages does while it reads its topic's growth stream."""
+"""A feed of growing messages while it reads its topic's growth stream."""
 
 from __future__ import annotations
 

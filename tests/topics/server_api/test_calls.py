@@ -1,4 +1,4 @@
-"""What the functions of ``tiderace.topics`` say when they are called wrongly."""
+"""The errors of the functions of ``tiderace.topics`` for wrong arguments."""
 
 from __future__ import annotations
 

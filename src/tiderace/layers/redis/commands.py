@@ -206,7 +206,7 @@ ACCESS_ADVICE = (
     'correct the user or password in the layer\'s "hosts", as in '
     "redis://user:password@host:6379"
 )
-"""What to do about a server that refuses a layer, for messages."""
+"""The advice in errors about a server that refuses a layer."""
 
 # The third is the answer to a long command without a login before it.
 _DENIED = re.compile(r"NOAUTH|WRONGPASS|(ERR )?Protocol error: unauthenticated")

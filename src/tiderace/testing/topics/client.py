@@ -84,7 +84,7 @@ class AsyncTopicsClient:
         self.id = ""
         """The client's id, from the reply to connect."""
         self.data: Any = None
-        """What the hook ``on_connect`` has returned."""
+        """The value that the hook ``on_connect`` has returned."""
         self._user = user
         self._user_id = ""
         self._cookies = cookies

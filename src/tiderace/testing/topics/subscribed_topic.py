@@ -67,7 +67,7 @@ class AsyncSubscribedTopic:
     ) -> None:
         self.name = name
         self.data: Any = None
-        """What the hook ``on_subscribe`` has returned."""
+        """The value that the hook ``on_subscribe`` has returned."""
         self.recovered = False
         """Whether all publications since the position of ``subscribe`` were recovered."""
         self.position = Position("", 0)

@@ -153,7 +153,7 @@ class Change:
     message: Message
     at: int = 0
     added: str | None = None
-    """What was appended at position ``at``; None where the whole message is new."""
+    """The text that was appended at position ``at``; None where the whole message is new."""
 
     def as_pub(self) -> Pub:
         """Return the change for a client that has the message as it was before."""

@@ -1,4 +1,4 @@
-"""What NOTIFY carries: as many rows as fit, with their data where it fits."""
+"""NOTIFY carries as many rows as fit, with their data where it fits."""
 
 from __future__ import annotations
 

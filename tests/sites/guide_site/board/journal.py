@@ -1,4 +1,4 @@
-"""What the consumers have to say about their end, for tests in the same process.
+"""The ends of consumers, for tests in the same process.
 
 The guide's samples print it.
 """

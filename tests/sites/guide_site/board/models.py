@@ -1,4 +1,4 @@
-"""What the signal samples listen to."""
+"""The models of the guide's samples with signals."""
 
 from django.contrib.auth.models import User
 from django.db import models
