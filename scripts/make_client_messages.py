@@ -34,7 +34,7 @@ __all__ = ["MESSAGES", "PACKAGE", "SOURCE_SHA256"]
 PACKAGE = "centrifugal.centrifuge.protocol"
 
 SOURCE_SHA256 = "{digest}"
-"""Of the file that this was made of."""
+"""The digest of the file from which this module was generated."""
 
 # A FileDescriptorProto.
 MESSAGES = base64.b64decode(

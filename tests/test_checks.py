@@ -92,7 +92,7 @@ def test_the_check_does_not_import_the_asgi_application(tmp_path, monkeypatch):
 
 @override_settings(ASGI_APPLICATION="typed_in.application")
 def test_an_application_of_a_module_without_a_file_is_accepted(monkeypatch):
-    """As ``__main__`` is, in a script."""
+    """``__main__`` of a script is such a module."""
     monkeypatch.setitem(sys.modules, "typed_in", ModuleType("typed_in"))
 
     assert settings_checks.check_asgi_application(None) == []
@@ -540,7 +540,7 @@ def installed(**versions):
 
 @pytest.fixture
 def aliased(monkeypatch):
-    """As after install_as_channels()."""
+    """Install the alias, as ``install_as_channels()`` does."""
     monkeypatch.setattr(sys, "meta_path", [AliasFinder(), *sys.meta_path])
 
 

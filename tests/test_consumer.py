@@ -1218,7 +1218,7 @@ async def test_send_may_be_overridden():
 
 
 async def test_a_consumer_may_run_a_loop_of_its_own_in_channels_way(layer):
-    """As demultiplexers do: __call__ overridden, the same attributes used."""
+    """Demultiplexers override ``__call__`` so, and use the same attributes."""
     received = []
 
     class Consumer(AsyncConsumer):
@@ -1453,7 +1453,7 @@ async def test_a_plain_handler_of_an_async_consumer_runs_in_a_thread(layer):
 
 
 async def test_an_object_whose_call_is_async_is_called_on_the_loop(layer):
-    """As the observers of djangochannelsrestframework, which are bound by a partial."""
+    """The observers of djangochannelsrestframework are such, bound by a partial."""
     called_in = []
 
     class Bound(functools.partial):

@@ -157,7 +157,7 @@ class Layer:
 
 
 class ForeignLayer:
-    """One of another project, which does not know of readiness."""
+    """A layer of another project, without ``ready``."""
 
 
 @pytest.fixture

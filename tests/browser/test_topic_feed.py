@@ -61,7 +61,7 @@ def say(broker, data, **tags):
 
 
 def position(broker):
-    """Where the topic stands, as a page says it."""
+    """Return the position of the topic, as a page carries it."""
 
     def read():
         layer = RedisChannelLayer(hosts=[broker.url], prefix="transports")

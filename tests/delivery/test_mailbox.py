@@ -666,7 +666,7 @@ class Model:
             self.expired.add(self.waiting.pop(0)[1])
 
     def drain(self, now):
-        """All that live, in order."""
+        """Return all that have not expired, in order."""
         self.expired |= {number for end, number in self.waiting if end <= now}
         return [number for end, number in self.waiting if end > now]
 

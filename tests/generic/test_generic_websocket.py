@@ -731,7 +731,7 @@ def test_a_sync_consumer_with_a_coroutine_codec_cannot_be_defined():
 
 
 async def test_send_json_does_not_pass_through_an_overridden_send(world):
-    """As in Channels, where both kinds skip the subclass's own ``send``."""
+    """Channels' two kinds of consumers skip the subclass's own ``send``, too."""
 
     class Loud(world.json):
         send = world.method(lambda self, *a, **k: [do("shout")])

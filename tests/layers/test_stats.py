@@ -26,7 +26,7 @@ from tiderace.testing import WebsocketCommunicator
 
 
 async def join(layer, group: str, members: int = 1) -> list[str]:
-    """That many channels, members of ``group`` from now on."""
+    """Add that many new channels to ``group``, and return their names."""
     names = [await layer.new_channel() for _ in range(members)]
     for name in names:
         await layer.group_add(group, name)

@@ -194,7 +194,7 @@ def test_the_measurements_of_two_processes_are_added():
 
 
 def test_a_histogram_with_other_bounds_counts_in_the_next_larger_bucket(monkeypatch):
-    """As one of another release, left in the folder."""
+    """A file of another release that was left in the folder has such bounds."""
     name = "connection_duration"
     old = Snapshot({name: {"0.5": 1, "20.0": 2, "inf": 3, "sum": 9.0}})
     monkeypatch.setattr(prometheus, "take", lambda: old)

@@ -439,7 +439,7 @@ async def test_json_on_a_protobuf_socket_ends_the_connection(app):
 
 @pytest.fixture
 def without_protobuf(monkeypatch):
-    """As if the extra were not installed."""
+    """Make the extra look as if it were not installed."""
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
     monkeypatch.delitem(sys.modules, "tiderace.protocol.protobuf")
 

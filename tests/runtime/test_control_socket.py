@@ -200,7 +200,7 @@ def test_without_a_setting_the_folder_is_this_projects_and_users():
 
 
 def test_the_folder_is_the_users_where_a_system_has_no_user_ids(monkeypatch, tmp_path):
-    """As on Windows, where a folder's mode says nothing either."""
+    """Windows is such a system; a folder's mode has no meaning there either."""
     monkeypatch.delattr(os, "geteuid")
     monkeypatch.setenv("LOGNAME", "sara")
 

@@ -568,7 +568,7 @@ def test_the_queue_of_a_slow_client_is_dropped_at_its_close_frame():
 
 
 def shared_queue_of(number, tick, **options):
-    """That many open sockets: what writes to them, and their transports."""
+    """Open ``number`` sockets; return their writers and their transports."""
     pairs = [open_frames(tick=tick, **options) for _ in range(number)]
     return [ready for ready, _ in pairs], [transport for _, transport in pairs]
 

@@ -26,7 +26,7 @@ class AsgiProcess:
     """
 
     folder = TESTS
-    """Where it runs."""
+    """The folder in which it runs."""
 
     patience = 30.0
     """Seconds in which it has to listen."""

@@ -37,7 +37,7 @@ class ServerProcess:
     """The errors of ``is_answering`` while the server does not answer yet."""
 
     options: dict[str, Any] = {}
-    """Of ``subprocess.Popen``, as the user that runs it."""
+    """The arguments of ``subprocess.Popen``, such as the user that runs it."""
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -170,7 +170,7 @@ SOME_FAILED = 1  # pytest's; anything else would be a mistake in what is run
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a run has ended, and what it has printed."""
+    """The exit status and the output of a run."""
 
     status: int
     output: str
@@ -194,7 +194,7 @@ def play(arguments: list[str], mutant: str, output: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    """Where children begin with everything loaded that takes long."""
+    """The context of child processes that start with the slow imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "hypothesis", "jwt", "tiderace.topics"])
     return context

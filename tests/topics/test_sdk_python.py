@@ -74,7 +74,7 @@ def channel() -> str:
 
 
 class Wire:
-    """How applications hand over data: as it is, or as the bytes of it."""
+    """Data as an application passes it to the SDK: plain, or its bytes for Protobuf."""
 
     def __init__(self, *, protobuf: bool) -> None:
         self.protobuf = protobuf

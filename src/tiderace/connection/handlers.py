@@ -19,7 +19,7 @@ from tiderace.runtime import threads
 from tiderace.runtime.tasks import as_error
 
 UNHANDLED = (StopConsumer, UnknownMessageType)
-"""For ``HandlerCaller.call``, where a missing handler is no error."""
+"""The exceptions of ``HandlerCaller.call`` where a missing handler is no error."""
 
 
 def get_handler_name(message: Event) -> str:

@@ -10,7 +10,7 @@ import base64
 PACKAGE = "centrifugal.centrifuge.protocol"
 
 SOURCE_SHA256 = "cc07a2149d82a96764236ca9cf82d5d2fb2d0ed7f630e933b79325d34cd7d9d6"
-"""Of the file that this was made of."""
+"""The digest of the file from which this module was generated."""
 
 # A FileDescriptorProto.
 MESSAGES = base64.b64decode(

@@ -178,7 +178,7 @@ class MalformedCommand(Command):
     """A command whose request cannot be decoded; its id can."""
 
     name: str = ""
-    """Of the request; empty where that cannot be read."""
+    """The name of the request; empty where that cannot be read."""
     why: str = ""
 
 

@@ -75,7 +75,7 @@ class Grant:
     info: str | None = None
     """Information about the subscriber that others see, as JSON."""
     data: Any = None
-    """For the client, with the reply."""
+    """Data for the client, sent with the reply."""
 
 
 @dataclass(frozen=True, slots=True)

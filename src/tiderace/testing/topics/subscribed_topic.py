@@ -40,7 +40,7 @@ class ReceivedPublication:
 
     data: Any
     offset: int
-    """Of its position in the topic's stream; 0 in a topic without history."""
+    """Its place in the topic's stream; 0 in a topic without history."""
     publisher: PresenceInfo | None
     """The client that published it; None for the server."""
     tags: Mapping[str, str]

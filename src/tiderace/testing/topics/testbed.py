@@ -29,7 +29,7 @@ class CapturedPublication:
 
     topic: str
     data: Any
-    """As a subscriber receives it: plain Python from JSON, or bytes."""
+    """The data as a subscriber receives it: plain Python from JSON, or bytes."""
     tags: Mapping[str, str]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 from tiderace.topics.declaration.topic import Topic, rpc_method
 
 UNTYPED = inspect.Signature.empty
-"""In place of a type: no annotation, or nothing that is sent."""
+"""Stands for a type where there is no annotation, or where nothing is sent."""
 
 
 def parts(kind: Any) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ def test_a_router_decides_in_which_databases_the_tables_are(empty, settings):
 
 @pytest.fixture
 def without_migrations(settings):
-    """As with ``pytest --nomigrations`` and ``TEST: {"MIGRATE": False}``."""
+    """Disable migrations, as ``pytest --nomigrations`` does."""
     settings.MIGRATION_MODULES = {APP: None, "auth": None, "contenttypes": None}
 
 

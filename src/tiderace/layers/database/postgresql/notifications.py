@@ -24,7 +24,7 @@ class Announcement(NamedTuple):
     """A new row; its data is None when it did not fit."""
 
     id: int
-    """Of the entry; 0 for a queue."""
+    """The id of the entry; 0 for a queue."""
     subject: str
     epoch: str = ""
     offset: int | None = None
