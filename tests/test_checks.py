@@ -84,7 +84,43 @@ def test_an_impossible_asgi_application_is_an_error(path, problem):
 
 @override_settings(ASGI_APPLICATION="broken_on_import.application")
 def test_the_check_does_not_import_the_asgi_application(tmp_path, monkeypatch):
-    (tmp_path / "broken_on_import.py").write_text("raise SystemExit('imported')")
+    source = "raise SystemExit('imported')\napplication = None\n"
+    (tmp_path / "broken_on_import.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert settings_checks.check_asgi_application(None) == []
+
+
+@override_settings(ASGI_APPLICATION="harbour_asgi.aplication")
+def test_a_misspelt_name_of_the_application_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "harbour_asgi.py").write_text("application = object()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    error = only(settings_checks.check_asgi_application(None), "tiderace.E002")
+
+    assert (
+        "harbour_asgi.py has no 'aplication'; do you mean 'application'?" in error.msg
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from elsewhere import application\n",
+        "from elsewhere import app as application\n",
+        "from elsewhere import *\n",
+        "def application(scope, receive, send): ...\n",
+        "async def application(scope, receive, send): ...\n",
+        "if True:\n    application = None\n",
+        "application: object = None\n",
+        "globals()['application'] = None\n",
+        "def __getattr__(name): ...\n",
+        "not a module",
+    ],
+)
+@override_settings(ASGI_APPLICATION="harbour_asgi.application")
+def test_every_way_to_bind_the_application_is_accepted(source, tmp_path, monkeypatch):
+    (tmp_path / "harbour_asgi.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
 
     assert settings_checks.check_asgi_application(None) == []

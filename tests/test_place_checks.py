@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from django.test import override_settings
@@ -73,11 +73,11 @@ def site(tmp_path, monkeypatch):
         yield tmp_path
 
 
-def package(folder, topics=None):
+def package(folder, topics=None, name="topics.py"):
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     if topics is not None:
-        (folder / "topics.py").write_text(topics, "utf-8")
+        (folder / name).write_text(topics, "utf-8")
 
 
 @pytest.mark.parametrize("name", ["news", "apps.news"])
@@ -89,6 +89,27 @@ def test_the_topics_of_a_package_that_is_no_app_are_a_warning(site, name):
     assert warning.id == "tiderace.W037"
     assert f"{name!r} is no app in INSTALLED_APPS" in warning.msg
     assert f'List "{name}" there' in warning.hint
+
+
+@pytest.mark.parametrize("name", ["topic.py", "Topics.py", "topcis.py"])
+def test_the_topics_of_an_app_in_a_module_of_a_similar_name_are_a_warning(
+    site, monkeypatch, name
+):
+    package(site / "news", TOPICS, name)
+    monkeypatch.setattr(
+        checks.apps, "get_app_configs", lambda: [SimpleNamespace(name="news")]
+    )
+
+    [warning] = checks.check_topics_modules(None)
+
+    assert f"{name} declares topics and is not imported: only modules" in warning.msg
+    assert "Rename it to topics.py" in warning.hint
+
+
+def test_topics_in_a_module_of_another_name_are_accepted(site):
+    package(site / "news", TOPICS, "tests.py")
+
+    assert checks.check_topics_modules(None) == []
 
 
 def test_topics_that_are_imported_are_accepted(site, monkeypatch):

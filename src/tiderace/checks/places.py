@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.urls import get_resolver
 
 from tiderace.checks import check
 
-# Folders below that of the project in which its apps are: apps, or packages of apps.
-_APPS = ("*/topics.py", "*/*/topics.py")
+# Modules of apps and of packages of apps, below the folder of the project.
+_MODULES = ("*/*.py", "*/*/*.py")
+# How similar a module's name has to be to "topics", from 0 to 1: "topic" is 0.91.
+_SIMILAR = 0.83
 
 
 @check()
@@ -38,22 +42,39 @@ def check_url_patterns() -> Iterator[CheckMessage]:
 
 @check()
 def check_topics_modules() -> Iterator[CheckMessage]:
-    """Warn of ``topics.py`` files of the project that Django's start does not import."""
-    imported = {getattr(each, "__file__", None) for each in [*sys.modules.values()]}
+    """Warn of modules with topics of the project that Django's start does not import.
+
+    A module counts if it is called ``topics.py`` or almost so.
+    """
     folder = _project_folder()
     if folder is None:
         return
-    for pattern in _APPS:
-        for file in sorted(folder.glob(pattern)):
-            is_module = (file.parent / "__init__.py").exists()
-            if is_module and str(file) not in imported and _declares_topics(file):
-                package = ".".join(file.parent.relative_to(folder).parts)
-                yield Warning(
-                    f"{file} declares topics and is not imported: {package!r} is no "
-                    "app in INSTALLED_APPS.",
-                    hint=f'List "{package}" there, or move the topics to an app.',
-                    id="tiderace.W037",
-                )
+    imported = {getattr(each, "__file__", None) for each in [*sys.modules.values()]}
+    installed = {config.name for config in apps.get_app_configs()}
+    for file in sorted(file for each in _MODULES for file in folder.glob(each)):
+        if (
+            str(file) in imported
+            or not _is_called_topics(file.stem)
+            or not (file.parent / "__init__.py").exists()
+            or not _declares_topics(file)
+        ):
+            continue
+        package = ".".join(file.parent.relative_to(folder).parts)
+        if package in installed:
+            why = "only modules of the name topics.py are."
+            hint = f"Rename it to topics.py, or import it in the app {package!r}."
+        else:
+            why = f"{package!r} is no app in INSTALLED_APPS."
+            hint = f'List "{package}" there, or move the topics to an app.'
+        yield Warning(
+            f"{file} declares topics and is not imported: {why}",
+            hint=hint,
+            id="tiderace.W037",
+        )
+
+
+def _is_called_topics(name: str) -> bool:
+    return SequenceMatcher(None, name.lower(), "topics").ratio() > _SIMILAR
 
 
 def _asgi_classes(

@@ -7,7 +7,7 @@ and do not import the ASGI application, which may have side effects.
 tiderace.  meaning
 ========== ============================================================
 W001       ``ASGI_APPLICATION`` is not set
-E002       ``ASGI_APPLICATION`` is not a dotted path to an existing module
+E002       ``ASGI_APPLICATION`` is not a dotted path to an existing name
 W003       ``asgi.py`` imports an app's modules before Django is set up
 E004       ``CHANNEL_LAYERS`` has the wrong shape or lacks a ``BACKEND``
 E005       a ``BACKEND`` cannot be imported
@@ -41,7 +41,8 @@ E033       the SQLite file of a layer is not accessible
 W034       the same is on a network file system
 W035       the same is in a temporary folder, as the database is in memory
 E036       a consumer or endpoint is among Django's URLs
-W037       a ``topics.py`` is in a package that is no app
+W037       a module with topics is not imported: its package is no app, or its name is
+           not ``topics.py``
 W038       ``TIDERACE`` has settings of the outbox, which is not installed
 ========== ============================================================
 
@@ -84,6 +85,8 @@ _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 _SETTINGS = ("TIDERACE", "CHANNEL_LAYERS", "ASGI_APPLICATION")
 # How similar a name has to be, from 0 to 1: "TIDE_RACE" to "TIDERACE" is 0.94.
 _SIMILAR = 0.85
+# Names with which a module may bind others that its source does not show.
+_DYNAMIC = frozenset({"*", "__getattr__", "exec", "globals", "setattr", "vars"})
 # The first uvicorn whose default WebSocket protocol has write flow control.
 _UVICORN = (0, 52, 1)
 # By name: the import is slow, and most processes serve nothing.
@@ -95,7 +98,7 @@ _NUMBERS = (int, float, "int", "float", "int | None", "float | None")
 
 @check()
 def check_asgi_application() -> Iterator[CheckMessage]:
-    """Check that ``ASGI_APPLICATION`` is set and its module exists, without import."""
+    """Check that ``ASGI_APPLICATION`` is set and exists, without an import."""
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
         yield Warning(
@@ -105,7 +108,7 @@ def check_asgi_application() -> Iterator[CheckMessage]:
             f"settings.",
             id="tiderace.W001",
         )
-    elif problem := _path_problem(path):
+    elif problem := _path_problem(path) or _name_problem(path):
         yield Error(
             f"ASGI_APPLICATION is {path!r}: {problem}.",
             hint='Write a dotted path like "mysite.asgi.application": a module, then '
@@ -126,12 +129,8 @@ def check_import_order() -> Iterator[CheckMessage]:
         return
     module = path.rpartition(".")[0]
     file = _source_file(module)
-    if file is None:
-        return
-    try:
-        tree = ast.parse(file.read_text("utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        # The server reports it in more detail.
+    tree = _parsed(file)
+    if tree is None:
         return
     package = module.rpartition(".")[0]
     early = [
@@ -295,6 +294,42 @@ def _path_problem(path: Any) -> str | None:
         # A module without a spec, such as __main__: it exists.
         return None
     return None if found else f"there is no module {module!r}"
+
+
+def _name_problem(path: str) -> str | None:
+    """Return the error where the module of a dotted path has no such name, or None."""
+    module, _, name = path.rpartition(".")
+    file = _source_file(module)
+    tree = _parsed(file)
+    # A package may have the name as a module.
+    if file is None or tree is None or file.name == "__init__.py":
+        return None
+    names = _names_in(tree)
+    if name in names or not _DYNAMIC.isdisjoint(names):
+        return None
+    similar = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"{file} has no {name!r}" + "".join(f"; do you mean {s!r}?" for s in similar)
+
+
+def _names_in(tree: ast.Module) -> set[str]:
+    """Return all names in a module, also those that functions and classes bind."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name.partition(".")[0])
+    return names
+
+
+def _parsed(file: Path | None) -> ast.Module | None:
+    """Return the syntax tree of a file; None where the server reports an error in it."""
+    try:
+        return None if file is None else ast.parse(file.read_text("utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
 
 
 def _source_file(module: str) -> Path | None:
