@@ -8,15 +8,15 @@ from typing import Any
 _PLACES = {
     "offset": 1,
     "published_at": 2,
-    "ends_at": 7,
-    "checkpoint": 11,
-    "checkpoint_at": 12,
-    "stream_ends_at": 15,
-    "replication": 17,
+    "settled_until": 4,
+    "replication": 8,
+    "checkpoint": 16,
+    "checkpoint_at": 17,
+    "stream_ends_at": 20,
 }
 
 _CHANGE = """
-local form = '<dddddddddddddddsss'
+local form = '<dddddc64c12ssddddddddddds'
 local state = {struct.unpack(form, redis.call('GET', KEYS[1]))}
 for place = 1, #ARGV, 2 do
   state[tonumber(ARGV[place])] = tonumber(ARGV[place + 1]) or ARGV[place + 1]

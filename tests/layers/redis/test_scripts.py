@@ -35,11 +35,12 @@ def test_a_last_key_that_is_none_is_left_out():
 def test_a_packed_start_with_the_other_parameters_is_the_whole_command():
     script = SCRIPTS["publish"]
     values = {name: name.encode() for name in (*script.keys, *script.arguments)}
-    parameters = script.parameters(values | {"once": None}, (), ())
+    left_out = {"once": None, "once_ttl_ms": None, "since_ms": None}
+    parameters = script.parameters(values | left_out, (), ())
     whole = hiredis.pack_command(("EVALSHA", script.sha, *parameters))
 
-    first, others = script.arguments[:2], script.arguments[2:]
-    start = script.pack_start(*script.keys[:-1], *first)
+    first, others = script.arguments[:2], script.arguments[2:5]
+    start = script.pack_start(*script.keys[:-1], *first, more=len(others))
 
     assert start + pack(*others) == whole
 

@@ -273,12 +273,35 @@ async def test_the_retention_of_a_stream_may_change(make_layer):
     assert await command(layer, "PTTL", suffix=":meta") <= 600_000
 
 
+async def test_the_retention_of_a_stream_with_many_publications_may_change(make_layer):
+    layer = make_layer(expiry=0.2)
+    await publish(layer, 1, 2, 3, 4, keep=Retention(10, 3600))
+    await publish(layer, 5, keep=Retention(10, 60))
+
+    assert await command(layer, "PTTL", suffix=":stream") <= 60_000
+    assert await command(layer, "PTTL", suffix=":meta") <= 600_000
+
+
+async def test_group_messages_are_kept_by_the_history_of_a_later_reader(make_layer):
+    layer = make_layer(group_capacity=10)
+    keep = Retention(500, 60)
+    for number in range(5):
+        await layer.group_send("tide", {"type": "n", "n": number})
+    await layer.stream_read("tide", keep=keep)
+
+    for number in range(5, 400):
+        await layer.group_send("tide", {"type": "n", "n": number})
+
+    _, found = await layer.stream_read("tide", keep=keep)
+    assert [each.value["n"] for each in found] == list(range(400))
+
+
 async def test_the_keys_of_a_stream_are_kept_in_time(make_layer):
     layer = make_layer(expiry=60)
     commands, keys = layer._brokers[0].commands, layer._brokers[0].keys
     await publish(layer, 1, keep=Retention(10, 30))
     soon = int(time.time() * 1000) + 50_000
-    change = change_of_state(keys.meta("tide"), ends_at=soon, stream_ends_at=soon)
+    change = change_of_state(keys.meta("tide"), settled_until=0, stream_ends_at=soon)
     await commands.execute(*change)
     await command(layer, "PEXPIRE", 50_000, suffix=":stream")
     await command(layer, "PEXPIRE", 50_000, suffix=":meta")

@@ -15,9 +15,9 @@ from typing import Any
 
 _FOLDER = Path(__file__).parent / "lua"
 
-# Functions that scripts call, each in `lua/shared`; `presence_group` is the first, as it
-# calls others.
+# Functions that scripts call, each in `lua/shared`; the first ones call others.
 _SHARED = (
+    "append",
     "presence_group",
     "history_start",
     "load_state",
@@ -57,7 +57,8 @@ class Script:
         """Return the number of keys, the keys and the arguments, as EVAL takes them.
 
         Args:
-            values: the keys and arguments by name. A last key that is None is left out.
+            values: the keys and arguments by name. A last key, and the last arguments,
+                are left out if they are None.
             more_keys: keys without a name, after the others.
             more_arguments: arguments without a name, after the others.
 
@@ -78,9 +79,11 @@ class Script:
         if more_keys:
             found[count:count] = more_keys
             count += len(more_keys)
+        while found and found[-1] is None:
+            del found[-1]
         return [count, *found, *more_arguments]
 
-    def pack_start(self, *parameters: str | bytes) -> bytes:
+    def pack_start(self, *parameters: str | bytes, more: int) -> bytes:
         """Return the command without its last parameters, in the protocol of Redis.
 
         The parameters that stay the same are packed once, for a script that runs so often
@@ -89,12 +92,10 @@ class Script:
         Args:
             *parameters: all keys but the last one, which is left out, and the first
                 arguments.
+            more: the number of arguments that follow.
         """
-        count = len(self.keys) - 1
-        words = 3 + count + len(self.arguments)
-        return f"*{words}\r\n".encode() + pack(
-            "EVALSHA", self.sha, str(count), *parameters
-        )
+        words = "EVALSHA", self.sha, str(len(self.keys) - 1), *parameters
+        return f"*{len(words) + more}\r\n".encode() + pack(*words)
 
     def _wrong_names(self, values: Mapping[str, Any]) -> TypeError:
         return TypeError(

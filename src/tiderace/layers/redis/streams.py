@@ -90,9 +90,9 @@ class RedisStreams:
                 publish=self._keys.publish_command,
                 data=data,
                 id=message_id,
-                since_ms=int(elapsed * 1000) if is_retry else "",
-                once_ttl_ms=int(key_ttl * 1000),
                 options=_options(keep, history, members_age, self._max_bytes),
+                once_ttl_ms=int(key_ttl * 1000),
+                since_ms=int(elapsed * 1000) if is_retry else None,
             )
 
         first = None
@@ -111,9 +111,12 @@ class RedisStreams:
                 )
             )
         reply = await self._commands.call_with_retry(attempt, first)
-        epoch, offset, members = reply
-        names = [member.decode() for member in members] if members else ()
-        return Published(Position(epoch.decode(), offset), names)
+        names: Sequence[str] = ()
+        if isinstance(reply, list):
+            reply, members = reply
+            names = [member.decode() for member in members]
+        epoch, offset = reply.split()
+        return Published(Position(epoch.decode(), int(offset)), names)
 
     def _start_of_command(self, subject: str) -> bytes:
         """Return the packed command that publishes to a group, up to the message."""
@@ -129,6 +132,7 @@ class RedisStreams:
                 keys.server(subject),
                 keys.group_channel(subject),
                 keys.publish_command,
+                more=3,
             )
         return start
 
@@ -224,7 +228,7 @@ class RedisStreams:
 def _options(
     keep: Retention, history: Retention | None, members_age: float, max_bytes: int
 ) -> bytes:
-    """Return the numbers of ``publish.lua`` that are the same for many publications."""
+    """Return the options of ``publish.lua``, the same for many publications."""
     ttl_ms = int(keep.seconds * 1000)
     return _pack_options(
         keep.size,
@@ -241,7 +245,7 @@ def _options(
 @lru_cache(maxsize=1024)
 def _end_of_command(*options: Any) -> bytes:
     """Return the packed end of the command that publishes without an idempotency key."""
-    return pack("", "", _options(*options))
+    return pack(_options(*options))
 
 
 _pack_options = struct.Struct("<8d").pack

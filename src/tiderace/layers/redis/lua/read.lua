@@ -17,19 +17,21 @@ local size, ttl = tonumber(history_size), tonumber(history_ttl_ms)
 
 local state = {load_state(meta)}
 if not state[1] then
-  state = {0, now, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, new_epoch,
-    replication_id(server, now), ''}
+  state = {0, now, 0, 0, 0, string.rep('\0', 64), new_epoch, replication_id(server, now), '',
+    -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ''}
   redis.call('DEL', stream)
 end
-local last_offset, position_ttl, epoch, leaps = state[1], state[6], state[16], state[18]
-if state[4] < 0 and size then
+local last_offset, epoch, position_ttl, leaps = state[1], state[7], state[12], state[21]
+if state[10] < 0 and size then
   -- No publication has set a history yet: messages of the group are kept by that of the
   -- reader.
   position_ttl = math.max(position_ttl, tonumber(position_ttl_ms), ttl * 10)
   -- Clients can subscribe to any number of names.
   if last_offset == 0 then position_ttl = tonumber(empty_ttl_ms) end
-  state[4], state[5], state[6], state[7] = size, ttl, position_ttl, now + position_ttl
-  save_state(meta, unpack(state, 1, 18))
+  state[10], state[11], state[12] = size, ttl, position_ttl
+  -- The next publication decides how long the history is kept.
+  state[4] = 0
+  save_state(meta, unpack(state, 1, 21))
   if size > 0 and redis.call('PTTL', stream) < ttl then
     redis.call('PEXPIRE', stream, ttl)
   end

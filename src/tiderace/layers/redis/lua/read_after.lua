@@ -8,7 +8,7 @@ local stream, meta = unpack(KEYS)
 local offset = unpack(ARGV)
 
 local state = {load_state(meta)}
-local last_offset, position_ttl_ms, epoch = state[1], state[6], state[16]
+local last_offset, epoch, position_ttl_ms = state[1], state[7], state[12]
 if not epoch then
   return {'', 0, {}}
 end

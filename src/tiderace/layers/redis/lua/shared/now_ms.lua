@@ -1,5 +1,6 @@
--- Returns the server's time (ms).
+-- Returns the server's time (ms), as a number and as text.
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  local seconds, micros = unpack(redis.call('TIME'))
+  local millis = math.floor(micros / 1000)
+  return seconds * 1000 + millis, seconds .. string.format('%03d', millis)
 end
