@@ -1,6 +1,6 @@
 """The conformance server as a child process, started by its one command.
 
-It knows the command line and the HTTP API, and none of the site's code.
+It uses the command line and the HTTP API, and imports none of the site's code.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ FAR = float("inf")
 
 
 class Receiver:
-    """Somebody who listens, and counts how often the hub came by."""
+    """A listener that counts how often the hub has called it."""
 
     def __init__(self, name: str, room: int = 1000) -> None:
         self.name = name

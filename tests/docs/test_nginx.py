@@ -70,7 +70,7 @@ async def test_a_websocket_is_proxied(proxied):
 
 
 async def test_topics_are_there_for_the_sites_own_pages(proxied):
-    """Whose port is nginx's, and no other one's."""
+    """Their origin has the port of nginx."""
     site = proxied()
     topics = f"{site.ws}/connection/websocket"
 

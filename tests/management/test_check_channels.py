@@ -148,7 +148,7 @@ def test_a_layer_that_cannot_be_made_is_reported_as_a_failure(entry, problem):
 
 
 class Forgetful(InMemoryChannelLayer):
-    """It loses what is sent to a named channel."""
+    """A layer that loses messages to named channels."""
 
     async def send(self, channel, message):
         if not channel.startswith("tiderace-check"):
@@ -181,7 +181,7 @@ class Groupless(BaseChannelLayer):
 
 
 class Forgetting(RedisChannelLayer):
-    """It breaks its connections and forgets what it was in."""
+    """A layer that forgets its groups when its connections break."""
 
     async def interrupt(self):
         await self.flush()

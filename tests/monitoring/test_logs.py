@@ -241,7 +241,7 @@ def test_a_user_without_a_usable_key_is_not_logged():
 
 
 def test_the_query_string_is_not_logged():
-    """It may carry a token."""
+    """A query string may carry a token."""
     scope = {"path": "/ws/", "query_string": b"token=secret", "client": ["a", 1]}
 
     assert "secret" not in str(log_fields(scope, "x"))

@@ -121,7 +121,7 @@ class ShownOut(AsyncWebsocketConsumer):
 
 
 class Files(AsyncWebsocketConsumer):
-    """Text and binary, and the first subprotocol it knows."""
+    """Takes text and binary, and accepts the first subprotocol that it supports."""
 
     async def connect(self):
         spoken = [p for p in self.scope["subprotocols"] if p in ("chat", "echo")]
