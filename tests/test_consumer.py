@@ -15,7 +15,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import connections
 from django.test import override_settings
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.waiting import PATIENCE, settle, until, within
 from tiderace import db, metrics
 from tiderace.auth import UserLazyObject

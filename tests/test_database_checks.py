@@ -7,7 +7,7 @@ import os
 import pytest
 from django.db.backends.sqlite3 import base
 
-from support.postgresql import database_alias
+from support.servers.postgresql import database_alias
 from tiderace.checks.database import check_database_layers
 from tiderace.layers.database.sqlite import places
 

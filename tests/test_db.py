@@ -11,7 +11,7 @@ import pytest
 from asgiref.sync import SyncToAsync, async_to_sync
 from django.db import connections, transaction
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.waiting import PATIENCE, until
 from tiderace import db
 from tiderace.db import (

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from benchmarks.peers import TOOLS
-from support.ports import free_port
+from support.servers.ports import free_port
 
 from .clients import Member, TopicClient
 from .ledger import Ledger, Row

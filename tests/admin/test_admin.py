@@ -18,8 +18,8 @@ from django.test import Client, override_settings
 from django.urls import path
 from django.utils.functional import SimpleLazyObject
 
+from support.clients.wire_client import WireClient
 from support.waiting import wait_until
-from support.wire_client import WireClient
 from tiderace.exceptions import LayerUnavailable
 from tiderace.generic.websocket import AsyncJsonWebsocketConsumer
 from tiderace.layers import channel_layers

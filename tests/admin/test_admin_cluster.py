@@ -11,8 +11,8 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from support.brokers import Server
-from support.demo_process import DemoProcess
+from support.servers.brokers import Server
+from support.servers.demo_process import DemoProcess
 from support.waiting import wait_until
 from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.redis import RedisChannelLayer

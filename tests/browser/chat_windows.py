@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext, Locator, Page
 
-from support.typed_site import PASSWORD, TypedSite
+from support.pages.typed_site import PASSWORD, TypedSite
 
 __all__ = [
     "lines",

@@ -24,8 +24,8 @@ from playwright.sync_api import (
 )
 
 from browser.demo_windows import Visitor
-from support.demo_process import PASSWORDS, DemoProcess
-from support.typed_site import TypedSite
+from support.pages.typed_site import TypedSite
+from support.servers.demo_process import PASSWORDS, DemoProcess
 
 CHROMIUM_NAMES = (
     "chromium",

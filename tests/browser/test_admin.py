@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, expect
 from websockets.exceptions import ConnectionClosed
 
-from support.demo_process import DemoProcess
+from support.servers.demo_process import DemoProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

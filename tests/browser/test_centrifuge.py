@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Page
 
 from conformance.process import ConformanceProcess
-from support.demo_process import DemoProcess
-from support.sdk_javascript import PACKAGE, SCENARIOS, names
+from support.clients.sdk_javascript import PACKAGE, SCENARIOS, names
+from support.servers.demo_process import DemoProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from support.npm_packages import MODULES, serve_packages
+from support.clients.npm_packages import MODULES, serve_packages
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 

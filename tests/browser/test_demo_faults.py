@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.brokers import Server
-from support.demo_process import DemoProcess
+from support.servers.brokers import Server
+from support.servers.demo_process import DemoProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

@@ -21,9 +21,9 @@ from browser.chat_windows import (
     type_parts_before,
     wait_for_subscription,
 )
-from support.nginx import guide_block, nginx_before, nginx_program
-from support.ports import free_port
-from support.typed_site import TypedSite
+from support.pages.typed_site import TypedSite
+from support.servers.nginx import guide_block, nginx_before, nginx_program
+from support.servers.ports import free_port
 from support.waiting import wait_until
 from tiderace.server.certificate import development_certificate
 

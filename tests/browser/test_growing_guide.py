@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.chat_windows import log_in
-from support.doc_pages import blocks_in
-from support.typed_site import TypedSite
+from support.pages.blocks import blocks_in
+from support.pages.typed_site import TypedSite
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from support.asgi_process import TESTS, RunserverProcess
+from support.servers.asgi_process import TESTS, RunserverProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

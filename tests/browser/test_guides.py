@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.chat_windows import log_in
-from support.brokers import Server
-from support.doc_pages import PAGES, Block, blocks_in
+from support.pages.blocks import PAGES, Block, blocks_in
+from support.pages.typed_site import TypedSite
 from support.paths import ROOT
-from support.typed_site import TypedSite
+from support.servers.brokers import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

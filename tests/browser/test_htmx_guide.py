@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.npm_packages import serve_packages
+from support.clients.npm_packages import serve_packages
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

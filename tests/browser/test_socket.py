@@ -14,7 +14,7 @@ from django.test import override_settings
 from playwright.sync_api import Browser, Page
 
 from browser.stalling_proxy import StallingProxy
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.browser

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route
 
-from support.asgi_process import AsgiProcess
 from support.paths import ROOT
+from support.servers.asgi_process import AsgiProcess
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.browser

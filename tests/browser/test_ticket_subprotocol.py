@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 
 pytestmark = pytest.mark.browser
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.asgi_process import AsgiProcess
-from support.brokers import Server
-from support.ports import free_port
+from support.servers.asgi_process import AsgiProcess
+from support.servers.brokers import Server
+from support.servers.ports import free_port
 from tiderace.json_compat import to_json
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer

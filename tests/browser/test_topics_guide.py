@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, WebSocket
 
-from support.asgi_process import AsgiProcess
 from support.paths import ROOT
+from support.servers.asgi_process import AsgiProcess
 
 pytestmark = pytest.mark.browser
 

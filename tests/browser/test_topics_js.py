@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute
 
 from browser.stalling_proxy import StallingProxy
-from support.asgi_process import AsgiProcess
-from support.brokers import Server
-from support.ports import free_port
+from support.servers.asgi_process import AsgiProcess
+from support.servers.brokers import Server
+from support.servers.ports import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

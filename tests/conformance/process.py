@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import jwt
 
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 
 __all__ = ["SECRET", "ConformanceProcess", "token"]
 

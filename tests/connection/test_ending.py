@@ -13,7 +13,7 @@ import pytest
 from asgiref.sync import AsyncToSync
 from django.test import override_settings
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.waiting import settle, until, within
 from tiderace.consumer import concurrent
 from tiderace.generic.http import AsyncHttpConsumer

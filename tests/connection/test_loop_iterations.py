@@ -9,7 +9,7 @@ import weakref
 import pytest
 import uvloop
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.waiting import settle, until
 from tiderace.delivery.loop_iterations import loop_iterations
 from tiderace.generic.websocket import AsyncWebsocketConsumer

@@ -24,10 +24,10 @@ from django.core.exceptions import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from support.demo_process import DemoProcess
-from support.npm_packages import script_of
+from support.clients.npm_packages import script_of
 from support.paths import ROOT
-from support.ports import free_port
+from support.servers.demo_process import DemoProcess
+from support.servers.ports import free_port
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace import demo as demo_package

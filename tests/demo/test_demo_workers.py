@@ -11,8 +11,8 @@ import sys
 import pytest
 import redis
 
-from support.brokers import Server
-from support.demo_process import DemoProcess, Window
+from support.servers.brokers import Server
+from support.servers.demo_process import DemoProcess, Window
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace.demo import valkey

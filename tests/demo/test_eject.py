@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.demo_process import Visitor
-from support.ports import free_port
+from support.servers.demo_process import Visitor
+from support.servers.ports import free_port
 from support.waiting import wait_until
 from tiderace import __main__ as command_line
 from tiderace import __version__

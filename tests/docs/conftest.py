@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.nginx import nginx_program
+from support.servers.nginx import nginx_program
 
 
 @pytest.fixture(scope="session")

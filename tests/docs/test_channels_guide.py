@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from sites.guide_site.board import consumers, groups, journal, tasks
 from sites.guide_site.celery import app as celery_app
-from support.asgi_process import TESTS, AsgiProcess
+from support.servers.asgi_process import TESTS, AsgiProcess
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.layers import channel_layers, get_channel_layer
 from tiderace.routing import ProtocolTypeRouter, URLRouter

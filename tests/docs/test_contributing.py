@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.doc_pages import Block, blocks_of
+from support.pages.blocks import Block, blocks_of
 from support.paths import ROOT
 
 PAGE = "CONTRIBUTING.md"

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import pytest
 
-from support.brokers import Server
-from support.doc_commands import complaint_about
-from support.doc_pages import PAGES, Block, blocks_in, blocks_of
+from support.pages.blocks import PAGES, Block, blocks_in, blocks_of
+from support.pages.commands import complaint_about
 from support.paths import ROOT
+from support.servers.brokers import Server
 from tiderace import conf, metrics
 from tiderace.layers.redis import RedisChannelLayer
 
@@ -137,7 +137,7 @@ def run_page(blocks: list[Block], project: Path) -> subprocess.CompletedProcess[
             sys.executable,
             "-W",
             "error",
-            str(ROOT / "tests" / "support" / "page_runner.py"),
+            str(ROOT / "tests" / "support" / "pages" / "runner.py"),
         ],
         input=json.dumps(work),
         capture_output=True,

@@ -14,10 +14,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.doc_pages import blocks_in
-from support.nginx import running_nginx
-from support.ports import free_port
-from support.systemd import Unit
+from support.pages.blocks import blocks_in
+from support.servers.nginx import running_nginx
+from support.servers.ports import free_port
+from support.servers.systemd import Unit
 from support.waiting import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from support.doc_pages import blocks_in
-from support.typed_site import TypedSite
+from support.pages.blocks import blocks_in
+from support.pages.typed_site import TypedSite
 
 pytestmark = pytest.mark.servers
 

@@ -15,12 +15,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.drain_server import Site, end_of, status_of
-from support.nginx import guide_block, nginx_before
 from support.paths import TESTS
-from support.ports import free_port
-from support.storm_site import storm_site
-from support.systemd import Unit
+from support.servers.drain_server import Site, end_of, status_of
+from support.servers.nginx import guide_block, nginx_before
+from support.servers.ports import free_port
+from support.servers.systemd import Unit
+from support.topics.storm_site import storm_site
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import topic_group
 from tiderace.topics.declaration.topic import declared

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from support.doc_pages import blocks_in
+from support.pages.blocks import blocks_in
 
 BLOCKS = [block for block in blocks_in("docs/guides/testing.md") if block.file]
 CODE = "".join(block.code for block in BLOCKS)

@@ -7,7 +7,7 @@ import threading
 import pytest
 from asgiref.sync import sync_to_async
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.waiting import settle, until
 from tiderace.generic.http import AsyncHttpConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers

@@ -14,7 +14,7 @@ from django.contrib.auth.models import Group
 from django.core.exceptions import ImproperlyConfigured
 from django.test import TestCase, override_settings
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.waiting import settle, until, within
 from tiderace import metrics
 from tiderace.connection import connection

@@ -10,7 +10,7 @@ import sys
 import pytest
 from django.core import mail
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, isolation
 from tiderace.layers.broker import Retention

@@ -12,9 +12,9 @@ import uuid
 
 import pytest
 
-from support.brokers import Cluster, Server
 from support.clock import FakeClock
 from support.process_stats import process_stats
+from support.servers.brokers import Cluster, Server
 from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable

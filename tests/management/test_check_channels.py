@@ -12,8 +12,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from support.brokers import Server
 from support.paths import TESTS
+from support.servers.brokers import Server
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.base import BaseChannelLayer
 from tiderace.layers.redis import RedisChannelLayer

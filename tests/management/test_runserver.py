@@ -36,7 +36,7 @@ from django.urls import path, re_path
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from support.ports import free_port
+from support.servers.ports import free_port
 from support.waiting import wait_until
 from tiderace import application_parts
 from tiderace.auth import AuthMiddlewareStack

@@ -19,8 +19,8 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.urls import path
 
-from support.brokers import Server
 from support.paths import TESTS
+from support.servers.brokers import Server
 from support.waiting import wait_until
 from tiderace.consumer import AsyncConsumer
 from tiderace.layers import get_channel_layer

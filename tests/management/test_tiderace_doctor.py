@@ -16,7 +16,7 @@ from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 
-from support.brokers import Server
+from support.servers.brokers import Server
 from tiderace.layers import BaseChannelLayer
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.monitoring.doctor import Level, diagnose

@@ -19,7 +19,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from websockets.asyncio.client import connect, unix_connect
 
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]

@@ -10,8 +10,8 @@ import sys
 import pytest
 from django.test import override_settings
 
-from support.brokers import Server
 from support.process_stats import process_stats
+from support.servers.brokers import Server
 from tiderace.cluster import Answers, Cluster
 from tiderace.layers import InMemoryChannelLayer, get_channel_layer
 from tiderace.layers.stats import LayerStats

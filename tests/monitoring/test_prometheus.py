@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 from support.waiting import wait_until
 from tiderace import metrics
 from tiderace.layers import InMemoryChannelLayer, channel_layers

@@ -14,7 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
-from support.asgi_process import RunserverProcess
+from support.servers.asgi_process import RunserverProcess
 from tiderace.monitoring.doctor import Finding, Level
 from tiderace.monitoring.site_check import examine_site
 

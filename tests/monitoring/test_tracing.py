@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.consumer import AsyncConsumer
 from tiderace.exceptions import DenyConnection
 from tiderace.generic.websocket import AsyncWebsocketConsumer

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from support.postgresql import shared_postgresql  # noqa: F401
+from support.servers.postgresql import shared_postgresql  # noqa: F401
 from tiderace.outbox.models import RelayLease, WaitingPublication
 from tiderace.topics import AllowAny, History, Topic
 from tiderace.topics.declaration.topic import declared

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from outbox.test_relay import insert, messages, relaying, rows, until_relayed
-from support.brokers import Server
+from support.servers.brokers import Server
 from tiderace.layers.database.sqlite.connection import SqliteConnection
 
 LARGE = f'"{"x" * 2_000_000}"'

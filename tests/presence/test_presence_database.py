@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from support.presence_contract import SHORT, PresenceContract
+from support.contracts.presence_contract import SHORT, PresenceContract
 from tiderace.layers.database import DatabaseChannelLayer
 
 _TABLES = ("presence_connection", "presence_user")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.presence_contract import CLIENTS
+from support.contracts.presence_contract import CLIENTS
 from tiderace.presence.memory import MemoryPresenceStore
 from tiderace.presence.store import Member, PresenceConfig, PresenceEvent
 

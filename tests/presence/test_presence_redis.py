@@ -15,7 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.presence_contract import (
+from support.contracts.presence_contract import (
     CLIENTS,
     CONFIG,
     EXPIRED,

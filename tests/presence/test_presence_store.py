@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from support.clock import FakeClock
-from support.presence_contract import (
+from support.contracts.presence_contract import (
     CONFIG,
     LEFT,
     SHORT,

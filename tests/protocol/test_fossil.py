@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.fossil import apply
+from support.topics.fossil import apply
 from tiderace.protocol.fossil import delta
 
 TEXTS = st.text(st.sampled_from('aé☃🌊bc"{}:1\n'), max_size=200)

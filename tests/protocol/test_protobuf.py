@@ -19,9 +19,9 @@ from centrifuge.protocol import client_pb2 as theirs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi_process import AsgiProcess
+from support.clients.stream_client import ORIGIN, begin, request
 from support.paths import SPEC
-from support.stream_client import ORIGIN, begin, request
+from support.servers.asgi_process import AsgiProcess
 from support.waiting import within
 from tiderace.presence.store import Member
 from tiderace.protocol import client_messages

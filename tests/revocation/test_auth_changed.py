@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import UUIDField
 from django.http import HttpRequest
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.sessions import session_of
 from support.waiting import settle, until
 from tiderace import cluster

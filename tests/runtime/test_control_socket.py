@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from websockets.asyncio.client import connect
 
-from support.drain_server import end_of
+from support.servers.drain_server import end_of
 from support.waiting import until
 from tiderace.runtime.connections import ConnectionRegistry
 from tiderace.runtime.control_socket import (

@@ -15,8 +15,8 @@ from django.contrib.auth.models import User
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from support.asgi_client import Client
-from support.asgi_process import SERVERS, AsgiProcess
+from support.clients.asgi_client import Client
+from support.servers.asgi_process import SERVERS, AsgiProcess
 from support.waiting import settle
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.exceptions import TokenInvalid

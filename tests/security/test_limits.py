@@ -7,7 +7,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
 from support.clock import FakeClock
 from support.waiting import settle, until
 from tiderace import conf, metrics

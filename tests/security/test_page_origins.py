@@ -8,7 +8,7 @@ import re
 import pytest
 from django.urls import path
 
-from support.stream_client import JSON, request
+from support.clients.stream_client import JSON, request
 from tiderace.routing import get_application
 from tiderace.security import page_origins
 from tiderace.security.page_origins import origin_problem

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from support.drain_server import end_of, exit_of, status_of
+from support.servers.drain_server import end_of, exit_of, status_of
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]

@@ -11,7 +11,7 @@ import weakref
 import httpx
 import pytest
 
-from support.raw_websocket import LOOPS, RawServer
+from support.clients.raw_websocket import LOOPS, RawServer
 from support.waiting import until, wait_until
 from tiderace.server import HttpProtocol, WebSocketProtocol
 from tiderace.server.parts import ResponseParts

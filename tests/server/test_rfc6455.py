@@ -11,7 +11,7 @@ import hashlib
 
 import pytest
 
-from support.raw_websocket import (
+from support.clients.raw_websocket import (
     BINARY,
     CLOSE,
     KEY,

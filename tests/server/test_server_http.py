@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from support.raw_websocket import LOOPS, RawServer, RawWebSocket, echo
+from support.clients.raw_websocket import LOOPS, RawServer, RawWebSocket, echo
 from support.waiting import wait_until
 from tiderace import asgi
 from tiderace.routing import ProtocolTypeRouter

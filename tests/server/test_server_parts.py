@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.raw_websocket import client_frame
+from support.clients.raw_websocket import client_frame
 from tiderace.server import ServerFrameWriter, frames, handshake
 from tiderace.server.connection import ServerConnection
 from tiderace.server.gunicorn import UvicornWorker

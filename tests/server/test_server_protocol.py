@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
-from support.raw_websocket import (
+from support.clients.raw_websocket import (
     BINARY,
     CLOSE,
     LOOPS,

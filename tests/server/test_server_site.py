@@ -24,7 +24,7 @@ from test_servers import (
     test_the_consumers_close_code_reaches_the_client,
 )
 
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 
 __all__ = [
     "test_a_client_without_subprotocols_is_accepted_without_one",

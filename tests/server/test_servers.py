@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.asgi_process import SERVERS, AsgiProcess
+from support.servers.asgi_process import SERVERS, AsgiProcess
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]

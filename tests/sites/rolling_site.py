@@ -28,7 +28,7 @@ django.setup()
 
 from django.urls import path  # noqa: E402
 
-from support.storm_site import storm_site  # noqa: E402
+from support.topics.storm_site import storm_site  # noqa: E402
 from tiderace.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
 from tiderace.health import Health  # noqa: E402
 from tiderace.routing import ProtocolTypeRouter, URLRouter  # noqa: E402

@@ -1,6 +1,6 @@
 """The engines over which topics are tested, and topics of a test's own."""
 
-from support.topic_engines import (  # noqa: F401 (fixtures)
+from support.topics.engines import (  # noqa: F401 (fixtures)
     elsewhere,
     engine,
     own_topics,

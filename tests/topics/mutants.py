@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from support import topic_mutants
 from support.paths import TESTS
+from support.topics import mutants
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -187,7 +187,7 @@ def play(arguments: list[str], mutant: str, output: str) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    status = pytest.main(arguments, plugins=[topic_mutants])
+    status = pytest.main(arguments, plugins=[mutants])
     sys.stdout.flush()
     os._exit(status)
 
@@ -231,7 +231,7 @@ def catchers(name: str) -> tuple[str, ...]:
 
 
 def test_every_mutant_has_tests_that_should_catch_it():
-    assert CATCHERS.keys() == topic_mutants.MUTANTS.keys()
+    assert CATCHERS.keys() == mutants.MUTANTS.keys()
 
 
 def test_all_tests_pass_without_a_mutant(run):

@@ -9,8 +9,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from msgspec import Raw
 
-from support.stream_client import request
-from support.wire_client import WireClient
+from support.clients.stream_client import request
+from support.clients.wire_client import WireClient
 from tiderace.protocol.messages import PublishRequest
 from tiderace.testing import AsyncTopicsClient
 from tiderace.topics import (

@@ -8,9 +8,9 @@ import random
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from support.fossil import apply
+from support.clients.wire_client import WireClient
+from support.topics.fossil import apply
 from support.waiting import PATIENCE
-from support.wire_client import WireClient
 from tiderace.protocol import fossil
 from tiderace.protocol.messages import SubscribeRequest
 from tiderace.testing import AsyncTopicsClient

@@ -12,10 +12,10 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from websockets.asyncio.client import connect
 
-from support.asgi_process import AsgiProcess
-from support.stream_client import begin
+from support.clients.stream_client import begin
+from support.clients.wire_client import WireClient
+from support.servers.asgi_process import AsgiProcess
 from support.waiting import until
-from support.wire_client import WireClient
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import get_channel_layer
 from tiderace.presence.store import Member

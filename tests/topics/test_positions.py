@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.history import Position
 from tiderace.topics import (
     AllowAny,

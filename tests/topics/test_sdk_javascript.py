@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from conformance.process import ConformanceProcess
-from support.demo_process import DemoProcess
-from support.sdk_javascript import names, run_in_node
+from support.clients.sdk_javascript import names, run_in_node
+from support.servers.demo_process import DemoProcess
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
 

@@ -23,7 +23,7 @@ from centrifuge import (
 )
 
 from conformance.process import ConformanceProcess, token
-from support.demo_process import DemoProcess
+from support.servers.demo_process import DemoProcess
 from support.waiting import PATIENCE
 
 pytestmark = [

@@ -22,8 +22,8 @@ from django.urls.converters import (
 )
 from django.utils.functional import lazystr
 
+from support.clients.wire_client import WireClient
 from support.waiting import settle, within
-from support.wire_client import WireClient
 from tiderace.layers import channel_layers, get_channel_layer
 from tiderace.presence.store import PresenceConfig
 from tiderace.testing import WebsocketCommunicator

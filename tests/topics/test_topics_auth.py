@@ -12,7 +12,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.contrib.sessions.backends.db import SessionStore
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.auth import AuthMiddlewareStack, login, logout
 from tiderace.db import database_sync_to_async
 from tiderace.runtime.threads import ConnectionThread

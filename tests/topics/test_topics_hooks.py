@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from support.clients.wire_client import WireClient
 from support.waiting import PATIENCE
-from support.wire_client import WireClient
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.hub import close

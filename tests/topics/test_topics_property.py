@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from support.storm_site import storm_site
-from support.topic_storm import InProcess, Storm
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
+from support.topics.storm import InProcess, Storm
+from support.topics.storm_site import storm_site
 from tiderace.topics import (
     ahistory,
     apublish,

@@ -13,11 +13,11 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
-from support.asgi_process import AsgiProcess
+from support.clients.wire_client import WireClient
 from support.paths import TESTS
-from support.storm_site import storm_site
-from support.topic_storm import InProcess, OverTheNetwork, Storm
-from support.wire_client import WireClient
+from support.servers.asgi_process import AsgiProcess
+from support.topics.storm import InProcess, OverTheNetwork, Storm
+from support.topics.storm_site import storm_site
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.topics import (
@@ -295,7 +295,7 @@ django.setup()
 from types import SimpleNamespace
 
 from tiderace.topics import AllowAny, Presence, Topic, TopicsEndpoint
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 
 
 class Lounge(Topic):

@@ -8,7 +8,14 @@ import logging
 
 import pytest
 
-from support.raw_websocket import BINARY, PING, PONG, TEXT, RawServer, client_frame
+from support.clients.raw_websocket import (
+    BINARY,
+    PING,
+    PONG,
+    TEXT,
+    RawServer,
+    client_frame,
+)
 from support.waiting import wait_until
 from tiderace.topics import AllowAny, Latest, Topic, TopicsEndpoint, publish
 

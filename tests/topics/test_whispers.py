@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from support.clients.wire_client import WireClient
 from support.waiting import settle, until, within
-from support.wire_client import WireClient
 from tiderace.layers import get_channel_layer
 from tiderace.layers.broker import Retention
 from tiderace.testing.layer_contract import RecordingListener

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.databases import require_postgresql
-from support.brokers import Server
-from support.postgresql import PostgresServer
+from support.servers.brokers import Server
+from support.servers.postgresql import PostgresServer
 
 __all__ = ["Database", "Killable", "postgresql", "redis", "sqlite"]
 

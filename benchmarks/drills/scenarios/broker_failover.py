@@ -6,7 +6,7 @@ import asyncio
 
 from benchmarks.drills.harness import Harness
 from benchmarks.drills.ledger import Row
-from support.brokers import SentinelSetup
+from support.servers.brokers import SentinelSetup
 
 STACKS = ("tiderace", "channels")
 

@@ -7,7 +7,7 @@ import asyncio
 from benchmarks.drills.harness import Harness
 from benchmarks.drills.ledger import Row
 from benchmarks.drills.slow_proxy import SlowProxy
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace", "channels")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.drills.harness import Harness, count_leftovers, crowd
 from benchmarks.drills.ledger import Row
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace", "channels")
 

@@ -6,7 +6,7 @@ import time
 
 from benchmarks.drills.harness import Harness, count_leftovers, crowd, until
 from benchmarks.drills.ledger import Row
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace", "channels")
 

@@ -7,7 +7,7 @@ import asyncio
 from benchmarks.drills.harness import Harness, count_leftovers
 from benchmarks.drills.ledger import Row
 from benchmarks.drills.websocket import handshake
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace", "channels")
 

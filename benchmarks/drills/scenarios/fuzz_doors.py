@@ -9,7 +9,7 @@ from collections import Counter
 
 from benchmarks.drills.harness import Harness, count_leftovers
 from benchmarks.drills.ledger import Row
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace",)
 

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.drills.harness import Harness, count_leftovers
 from benchmarks.drills.ledger import Row
 from benchmarks.drills.websocket import WebSocket
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace",)
 

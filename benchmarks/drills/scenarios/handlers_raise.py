@@ -6,7 +6,7 @@ import asyncio
 
 from benchmarks.drills.harness import Harness, count_leftovers, crowd
 from benchmarks.drills.ledger import Row
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace", "channels")
 

@@ -9,7 +9,7 @@ import time
 from benchmarks.drills.clients import TopicClient
 from benchmarks.drills.harness import Harness
 from benchmarks.drills.ledger import Receiver, Row
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace",)
 

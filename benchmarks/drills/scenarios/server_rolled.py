@@ -10,9 +10,9 @@ from benchmarks.drills.harness import Harness
 from benchmarks.drills.ledger import Row
 from benchmarks.drills.processes import Site
 from benchmarks.drills.registry import Unavailable
-from support.brokers import Server
-from support.nginx import nginx_before, nginx_program
-from support.ports import free_port
+from support.servers.brokers import Server
+from support.servers.nginx import nginx_before, nginx_program
+from support.servers.ports import free_port
 
 STACKS = ("tiderace", "channels")
 

@@ -7,7 +7,7 @@ import signal
 
 from benchmarks.drills.harness import Harness
 from benchmarks.drills.ledger import Row
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace", "channels")
 

@@ -9,7 +9,7 @@ import time
 from benchmarks.drills.harness import Harness, count_leftovers
 from benchmarks.drills.ledger import Row
 from benchmarks.drills.websocket import Refused, WebSocket
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace",)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.drills.clients import TopicClient
 from benchmarks.drills.harness import Harness, until
 from benchmarks.drills.ledger import Ledger, Row, Sent
-from support.brokers import Server
+from support.servers.brokers import Server
 
 STACKS = ("tiderace",)
 

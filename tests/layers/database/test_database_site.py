@@ -20,12 +20,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from support.demo_process import DemoProcess, Visitor, Window
-from support.doc_pages import blocks_in
+from support.pages.blocks import blocks_in
+from support.pages.typed_site import PASSWORD, TypedSite
 from support.paths import ROOT
-from support.ports import free_port
-from support.postgresql import shared_postgresql  # noqa: F401 (a fixture)
-from support.typed_site import PASSWORD, TypedSite
+from support.servers.demo_process import DemoProcess, Visitor, Window
+from support.servers.ports import free_port
+from support.servers.postgresql import shared_postgresql  # noqa: F401 (a fixture)
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]

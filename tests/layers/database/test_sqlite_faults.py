@@ -8,9 +8,9 @@ import secrets
 
 import pytest
 
-from support.disks import locked, mounted_disk
-from support.postgresql import database_alias
-from support.process_contract import listen, publish
+from support.contracts.process_contract import listen, publish
+from support.servers.disks import locked, mounted_disk
+from support.servers.postgresql import database_alias
 from support.waiting import until, within
 from tiderace.exceptions import LayerUnavailable
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.disks import locked
-from support.process_contract import (
+from support.contracts.process_contract import (
     KEEP,
     LayerSetup,
     ProcessContract,
@@ -24,6 +23,7 @@ from support.process_contract import (
     programs,
     publish,
 )
+from support.servers.disks import locked
 from support.waiting import PATIENCE, until, within
 from tiderace import metrics
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from support.process_contract import LayerSetup
-from support.sweeping_contract import SweepingContract
+from support.contracts.process_contract import LayerSetup
+from support.contracts.sweeping_contract import SweepingContract
 from tiderace.layers.database.sqlite import connection
 
 

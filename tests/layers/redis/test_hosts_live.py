@@ -8,7 +8,7 @@ import gc
 import pytest
 import redis
 
-from support.brokers import HOST, Cluster, SentinelSetup, Server, TlsFront
+from support.servers.brokers import HOST, Cluster, SentinelSetup, Server, TlsFront
 from tiderace.compat.channels_redis.utils import _close_redis
 from tiderace.exceptions import LayerAccessDenied
 from tiderace.layers.redis import RedisChannelLayer

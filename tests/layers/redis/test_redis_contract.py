@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from support.broker_contract import BrokerContract
+from support.contracts.broker_contract import BrokerContract
 from tiderace.layers.redis import RedisChannelLayer
 
 

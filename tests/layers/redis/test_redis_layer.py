@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync
 
-from support.brokers import wait_for_server
+from support.servers.brokers import wait_for_server
 from support.waiting import until, within
 from tiderace import metrics
 from tiderace.exceptions import (

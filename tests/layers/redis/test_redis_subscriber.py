@@ -12,7 +12,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from support.brokers import HOST
+from support.servers.brokers import HOST
 from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable

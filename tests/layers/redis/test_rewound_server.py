@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support.redis_state import change_of_state
+from support.servers.redis_state import change_of_state
 from tiderace.history import merge
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer

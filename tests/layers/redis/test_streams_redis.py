@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from support.redis_state import change_of_state
+from support.servers.redis_state import change_of_state
 from support.waiting import until
 from tiderace.history import Position
 from tiderace.layers import Retention

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from support.broker_contract import RealTime
+from support.contracts.broker_contract import RealTime
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from tiderace.testing.layer_contract import StreamsContract
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from support.stream_client import request
+from support.clients.stream_client import request
+from support.clients.wire_client import WireClient
 from support.waiting import within
-from support.wire_client import WireClient
 from tiderace.topics import (
     AllowAny,
     BasePermission,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.topics import AllowAny, History, Latest, Topic, apublish
 
 RED = {"key": "colour", "cmp": "eq", "val": "red"}

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.layers import get_channel_layer
 from tiderace.topics import (
     AllowAny,

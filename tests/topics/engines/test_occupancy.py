@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.topics import AllowAny, Latest, Occupancy, Presence, Topic
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.fanout.listening import feed_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.layers import get_channel_layer
 from tiderace.topics import AllowAny, History, Topic, apublish, asubscribe, topic_group
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.growing import GrowingContract, GrowingProcessContract
+from support.contracts.growing_contract import GrowingContract, GrowingProcessContract
 from tiderace.layers import channel_layers
 
 

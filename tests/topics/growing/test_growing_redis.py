@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.growing import LEASE, Device, declare
+from support.contracts.growing_contract import LEASE, Device, declare
 from support.waiting import until
 from tiderace.topics import agrow
 from tiderace.topics.declaration.topic import declared

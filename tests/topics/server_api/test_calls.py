@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from support.wire_client import WireClient
+from support.clients.wire_client import WireClient
 from tiderace.topics import (
     AllowAny,
     History,

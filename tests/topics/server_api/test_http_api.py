@@ -14,10 +14,10 @@ import httpx
 import numpy
 import pytest
 
-from support.asgi_process import AsgiProcess
-from support.brokers import Server
-from support.stream_client import request
-from support.wire_client import WireClient
+from support.clients.stream_client import request
+from support.clients.wire_client import WireClient
+from support.servers.asgi_process import AsgiProcess
+from support.servers.brokers import Server
 from tiderace import cluster, conf
 from tiderace.exceptions import LayerUnavailable
 from tiderace.layers import InMemoryChannelLayer

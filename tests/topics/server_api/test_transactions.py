@@ -9,7 +9,7 @@ import pytest
 from django.db import connections, transaction
 from django.test import TestCase
 
-from support.ports import free_port
+from support.servers.ports import free_port
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.topics import AllowAny, History, Topic, history, publish

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from django.contrib.auth.models import User
 
-from support.stream_client import ORIGIN, begin, request
+from support.clients.stream_client import ORIGIN, begin, request
 from support.waiting import settle, within
 from tiderace.layers import get_channel_layer
 from tiderace.runtime.drain import process_drain

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from support.stream_client import begin
+from support.clients.stream_client import begin
 from support.waiting import until
 from tiderace.protocol.codec import JSON
 from tiderace.server import ServerFrameWriter

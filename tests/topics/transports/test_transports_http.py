@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from django.urls import path as route
 
-from support.asgi_client import Client
-from support.stream_client import JSON, ORIGIN, StreamClient, begin, request
-from support.wire_client import WireClient
+from support.clients.asgi_client import Client
+from support.clients.stream_client import JSON, ORIGIN, StreamClient, begin, request
+from support.clients.wire_client import WireClient
 from tiderace import cluster
 from tiderace.cluster import Cluster
 from tiderace.exceptions import LayerUnavailable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.urls import path, re_path
 
-from support.asgi_client import Client
-from support.stream_client import JSON, ORIGIN, StreamClient, request
+from support.clients.asgi_client import Client
+from support.clients.stream_client import JSON, ORIGIN, StreamClient, request
 from tiderace.auth import AuthMiddlewareStack
 from tiderace.consumer import AsyncConsumer
 from tiderace.routing import ProtocolTypeRouter, URLRouter, get_application

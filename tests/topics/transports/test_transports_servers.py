@@ -8,8 +8,8 @@ import json
 import httpx
 import pytest
 
-from support.asgi_process import AsgiProcess
-from support.brokers import Server
+from support.servers.asgi_process import AsgiProcess
+from support.servers.brokers import Server
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]

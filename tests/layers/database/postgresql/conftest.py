@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.postgresql import (  # noqa: F401 (fixtures)
+from support.servers.postgresql import (  # noqa: F401 (fixtures)
     database_alias,
     own_postgresql,
     shared_postgresql,

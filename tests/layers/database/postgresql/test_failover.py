@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from support.postgresql import PostgresServer, database_alias
+from support.servers.postgresql import PostgresServer, database_alias
 from support.waiting import until, within
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import merge

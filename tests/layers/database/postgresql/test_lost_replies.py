@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from support.postgresql import PgBouncer, PostgresServer, database_alias
-from support.process_contract import LayerSetup, listen, programs, publish
+from support.contracts.process_contract import LayerSetup, listen, programs, publish
+from support.servers.postgresql import PgBouncer, PostgresServer, database_alias
 from support.waiting import until, wait_until
 from tiderace.layers.database.postgresql.connection import PostgresConnection
 from tiderace.layers.database.postgresql.schema import TABLES

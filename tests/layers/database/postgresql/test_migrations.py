@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from support.postgresql import database_alias
+from support.servers.postgresql import database_alias
 
 APP = "tiderace_layers_database"
 

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from support.broker_contract import BrokerContract
-from support.postgresql import PgBouncer, database_alias
-from support.presence_contract import SHORT, PresenceContract
+from support.contracts.broker_contract import BrokerContract
+from support.contracts.presence_contract import SHORT, PresenceContract
+from support.servers.postgresql import PgBouncer, database_alias
 from support.waiting import until
 from tiderace.layers import Retention
 from tiderace.layers.database import DatabaseChannelLayer

@@ -14,9 +14,9 @@ import pytest
 from django.db import connections
 from psycopg.pq import TransactionStatus
 
-from support.disks import mounted_disk
-from support.postgresql import PostgresServer, database_alias
-from support.process_contract import KEEP, listen, publish
+from support.contracts.process_contract import KEEP, listen, publish
+from support.servers.disks import mounted_disk
+from support.servers.postgresql import PostgresServer, database_alias
 from support.waiting import until, within
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers.database.postgresql import errors, feed

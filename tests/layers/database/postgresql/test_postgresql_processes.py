@@ -7,14 +7,14 @@ import asyncio
 import pytest
 from django.db import connections
 
-from support.postgresql import database_alias
-from support.process_contract import (
+from support.contracts.process_contract import (
     KEEP,
     LayerSetup,
     ProcessContract,
     listen,
     publish,
 )
+from support.servers.postgresql import database_alias
 from support.waiting import until
 from tiderace.layers.database.postgresql.schema import TABLES
 from tiderace.layers.database.sweeping import Sweeper

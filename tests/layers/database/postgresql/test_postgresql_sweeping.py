@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from support.process_contract import LayerSetup
-from support.sweeping_contract import SweepingContract
+from support.contracts.process_contract import LayerSetup
+from support.contracts.sweeping_contract import SweepingContract
 from tiderace.layers.database.postgresql.connection import PostgresCursor
 
 

@@ -7,9 +7,9 @@ from collections import deque
 from typing import Any
 from urllib.parse import quote
 
-from support.asgi_client import Client
+from support.clients.asgi_client import Client
+from support.clients.wire_client import WireClient
 from support.waiting import within
-from support.wire_client import WireClient
 
 __all__ = ["ORIGIN", "Answer", "StreamClient", "request"]
 

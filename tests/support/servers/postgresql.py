@@ -23,7 +23,7 @@ import pytest
 from django.db import connections
 
 import system_packages
-from support.server_process import HOST, ServerProcess
+from support.servers.server_process import HOST, ServerProcess
 from support.waiting import wait_until
 
 __all__ = ["PgBouncer", "PostgresServer", "database_alias", "find_programs"]

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from support.paths import TESTS
-from support.ports import free_port
+from support.servers.ports import free_port
 from support.waiting import wait_until
 
 SERVERS = ("uvicorn", "hypercorn", "granian", "daphne")

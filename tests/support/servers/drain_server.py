@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from support.asgi_process import AsgiProcess
+from support.servers.asgi_process import AsgiProcess
 
 _PYTHON = (sys.executable, "-W", "default", "-m")
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
-from support.asgi_process import AsgiProcess
 from support.paths import TESTS
+from support.servers.asgi_process import AsgiProcess
 
 PASSWORDS = {"alice": "alice-tide", "bob": "bob-tide", "carol": "carol-tide"}
 

@@ -14,9 +14,9 @@ import pytest
 from django.db import connections
 from django.utils.safestring import SafeString
 
+from support.clients.wire_client import WireClient
 from support.paths import TESTS
 from support.waiting import PATIENCE, until, within
-from support.wire_client import WireClient
 from tiderace.exceptions import LayerUnavailable, MessageTooLarge
 from tiderace.topics import (
     AllowAny,
@@ -640,7 +640,7 @@ class WriterProcess:
     async def __aenter__(self):
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(TESTS / "support" / "growing_writer.py"),
+            str(TESTS / "support" / "contracts" / "growing_writer.py"),
             self._arguments,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(TESTS)},

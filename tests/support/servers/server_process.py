@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from support.ports import free_port
+from support.servers.ports import free_port
 from support.waiting import wait_until
 
 __all__ = ["HOST", "ServerProcess"]

@@ -69,7 +69,7 @@ def complaint_about(command: str) -> str:
         ):
             return ""
         case _:
-            return f"unknown program {program!r}; teach tests/support/doc_commands.py to check it"
+            return f"unknown program {program!r}; add it to tests/support/pages/commands.py"
 
 
 def _complaint_about_python(words: list[str]) -> str:

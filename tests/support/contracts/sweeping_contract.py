@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from support.process_contract import listen, programs
+from support.contracts.process_contract import listen, programs
 from support.waiting import until
 from tiderace.layers import Retention
 from tiderace.layers.database import sweeping

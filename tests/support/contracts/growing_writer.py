@@ -27,7 +27,7 @@ settings.configure(
 )
 django.setup()
 
-from support.growing import declare  # noqa: E402
+from support.contracts.growing_contract import declare  # noqa: E402
 from tiderace.topics import agrow, grow  # noqa: E402
 
 declare()

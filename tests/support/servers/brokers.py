@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 import redis
 
-from support.server_process import HOST, ServerProcess
+from support.servers.server_process import HOST, ServerProcess
 from support.waiting import PATIENCE, wait_until
 from tiderace.demo.valkey import server_program
 from tiderace.server.certificate import development_certificate

@@ -17,8 +17,8 @@ from typing import Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from support.doc_pages import Block, blocks_in
-from support.ports import free_port
+from support.pages.blocks import Block, blocks_in
+from support.servers.ports import free_port
 from support.waiting import wait_until
 
 __all__ = ["PASSWORD", "TypedSite"]

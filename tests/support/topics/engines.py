@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.postgresql import PostgresServer, database_alias, shared_postgresql
+from support.servers.postgresql import PostgresServer, database_alias, shared_postgresql
 from tiderace.layers.database import DatabaseChannelLayer
 from tiderace.layers.database.postgresql.schema import TABLES
 from tiderace.layers.memory import InMemoryChannelLayer

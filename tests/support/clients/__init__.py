@@ -1,0 +1,1 @@
+"""Clients of sites: over ASGI, over WebSockets, over HTTP, and in JavaScript."""

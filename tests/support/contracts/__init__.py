@@ -1,0 +1,1 @@
+"""The contracts of layers and presence stores as test classes, and their processes."""

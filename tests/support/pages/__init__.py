@@ -1,0 +1,1 @@
+"""The pages of the documentation: their blocks, their commands, and their samples typed."""

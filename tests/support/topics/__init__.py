@@ -1,0 +1,1 @@
+"""Sites, storms, engines and mutants of topics."""
