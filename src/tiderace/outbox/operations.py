@@ -113,10 +113,9 @@ class PublishChanges(_PostgreSQLOperation):
 
     Changes by raw SQL, ``bulk_create()``, ``bulk_update()``, ``QuerySet.update()``,
     cascades of the database and other programs are published; ``TRUNCATE`` is not. A
-    publication has the form
-    of ``PublishesChanges``: event, model, pk and fields; do not use both for one model.
-    An update that changes no value publishes nothing. When a row moves to another topic,
-    the old one gets ``"deleted"`` with the old values.
+    publication has the form of ``PublishesChanges``: event, model, pk and fields; do not
+    use both for one model. An update that changes no value publishes nothing. When a row
+    moves to another topic, the old one gets ``"deleted"`` with the old values.
 
     On other databases than PostgreSQL it does nothing, with a warning in the log. After
     the table or one of the columns was renamed, apply it again.
