@@ -13,7 +13,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import (
+from benchmarks.contenders import CONTENDERS, is_idle, pin
+from benchmarks.frames import RunFailed
+from benchmarks.peers import TOOLS
+from benchmarks.plan import Plan
+from benchmarks.questions import (
     accepts,
     echo,
     engines,
@@ -30,10 +34,6 @@ from benchmarks import (
     topic_clients,
     workers,
 )
-from benchmarks.contenders import CONTENDERS, is_idle, pin
-from benchmarks.frames import RunFailed
-from benchmarks.peers import TOOLS
-from benchmarks.plan import Plan
 from benchmarks.report import Report
 
 QUESTIONS = {

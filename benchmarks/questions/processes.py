@@ -6,9 +6,9 @@ processor time of both processes counts, that of Redis does not.
 
 from __future__ import annotations
 
-from benchmarks import fanout
 from benchmarks.contenders import served
 from benchmarks.plan import Plan
+from benchmarks.questions import fanout
 from benchmarks.report import Question
 
 __all__ = ["QUESTION", "run"]

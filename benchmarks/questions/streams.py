@@ -6,9 +6,9 @@ server-sent events of one topic, and the transport ``http_stream`` of topic clie
 
 from __future__ import annotations
 
-from benchmarks import fanout
 from benchmarks.contenders import served
 from benchmarks.plan import Plan
+from benchmarks.questions import fanout
 from benchmarks.report import Question
 
 __all__ = ["QUESTION", "run"]

@@ -1,0 +1,1 @@
+"""The questions of the benchmarks, each with its measurements."""
