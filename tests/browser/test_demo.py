@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def texts(page: Page) -> Locator:
 
 def events(page: Page) -> Locator:
     return page.locator(".event")
+
+
+def scroll_to_top(page: Page) -> None:
+    """Scroll the messages back, and wait until the page has handled that."""
+    page.locator("#log").evaluate(
+        """(log) => new Promise((done) => {
+          log.addEventListener("scroll", () => done(), { once: true });
+          log.scrollTo(0, 0);
+        })"""
+    )
 
 
 def test_messages_go_both_ways_between_two_windows(signed_in):
@@ -557,7 +568,7 @@ def test_scrolling_back_loads_earlier_messages(signed_in):
     bob = signed_in("bob", viewport={"width": 500, "height": 500}).enter("deep")
     expect(texts(bob)).to_have_count(40)
 
-    bob.locator("#log").evaluate("log => log.scrollTo(0, 0)")
+    scroll_to_top(bob)
 
     expect(texts(bob)).to_have_count(50)
     expect(texts(bob).first).to_have_text("line 0")
@@ -614,7 +625,7 @@ def test_scrolled_history_does_not_move_and_a_badge_counts_new_messages(signed_i
     for number in range(12):
         say(alice, f"line {number}\nand more")
     expect(texts(bob)).to_have_count(12)
-    bob.locator("#log").evaluate("log => log.scrollTo(0, 0)")
+    scroll_to_top(bob)
 
     for number in range(3):
         say(alice, f"news {number}")
@@ -626,6 +637,42 @@ def test_scrolled_history_does_not_move_and_a_badge_counts_new_messages(signed_i
     expect(pill).to_be_hidden()
     expect(texts(bob).last).to_be_in_viewport()
     expect(field(bob)).to_be_focused()
+
+
+def test_messages_that_arrive_while_earlier_ones_are_loaded_are_counted(signed_in):
+    alice = signed_in("alice").enter("loading")
+    for number in range(12):
+        say(alice, f"line {number}\nand more")
+    expect(texts(alice)).to_have_count(12)
+    bob = signed_in("bob", viewport={"width": 500, "height": 420})
+    replies: list[str] = []
+    send: list[Callable[[str], None]] = []
+    is_held = False
+
+    def forward(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        send.append(socket.send)
+        server.on_message(
+            lambda frame: (
+                replies.append(frame)
+                if is_held and '"rpc"' in frame
+                else socket.send(frame)
+            )
+        )
+
+    bob.page.route_web_socket(re.compile("/connection/"), forward)
+    bob.enter("loading")
+    is_held = True
+    scroll_to_top(bob.page)
+    say(alice, "news")
+    expect(bob.page.get_by_role("button", name="1 new message")).to_be_visible()
+
+    is_held = False
+    for reply in replies:
+        send[-1](reply)
+    say(alice, "more news")
+
+    expect(bob.page.get_by_role("button", name="2 new messages")).to_be_visible()
 
 
 def test_the_demo_can_be_used_with_the_keyboard(stranger):

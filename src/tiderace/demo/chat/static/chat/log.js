@@ -81,10 +81,12 @@ export class Log {
   /** Show older messages above; the reader's place does not move. */
   showEarlier(messages) {
     const fromBottom = this.#scroller.scrollHeight - this.#scroller.scrollTop;
+    const unseen = this.#unseen;
     this.#following = false;
     messages.forEach((message) => this.show(message));
     this.#scroller.scrollTop = this.#scroller.scrollHeight - fromBottom;
-    this.#countUnseen(0);
+    // Those that arrived while these were loaded are still new.
+    this.#countUnseen(unseen);
   }
 
   remove(id) {
