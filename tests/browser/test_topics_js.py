@@ -362,6 +362,7 @@ def test_a_history_that_ends_with_the_server_is_a_gap(enter: Enter) -> None:
     with AsgiProcess("uvicorn", SITE, port=port) as server:
         page = enter("room:memory", address=server.http)
         publish(page, "before")
+        wait_for(page, "publication")
     wait_for(page, "connecting")
     page.evaluate("() => { room.publish({text: 'meanwhile'}) }")
 
