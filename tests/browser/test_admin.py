@@ -57,7 +57,9 @@ def look(demo, new_context, complaints):
     def open_page(*, clock: bool = False, **screen) -> Page:
         page = new_context(**screen).new_page()
         if clock:
-            page.clock.install()
+            # It stands still: else a page that waits for a slow machine is refreshed.
+            page.clock.install(time=0)
+            page.clock.pause_at(1)
         page.add_init_script(VIOLATIONS)
         page.goto(f"{demo.url}/admin/tiderace/connections/")
         page.on("console", complain)

@@ -165,12 +165,16 @@ def test_a_room_shows_joins_and_leaves(room):
 def test_a_room_shows_who_is_typing_until_they_pause(room):
     ada = room("desk", "ada")
     bob = room("desk", "bob")
+    # The pause begins when bob has seen the indicator.
+    ada.clock.install(time=0)
+    ada.clock.pause_at(1)
 
     ada.press("#message-input", "h")
 
     indicator = bob.locator("#typing-indicators")
     expect(indicator).to_have_text("ada is typing...")
     expect(ada.locator("#typing-indicators")).to_be_empty()
+    ada.clock.run_for(1000)
     expect(indicator).to_be_empty()
 
 
