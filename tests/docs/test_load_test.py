@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -11,6 +11,16 @@ from support.pages.blocks import blocks_in
 from support.pages.typed_site import TypedSite
 
 pytestmark = pytest.mark.servers
+
+# Everything is loaded before the script counts its seconds.
+PUBLISH = """
+import time
+from tiderace.topics import publish
+publish("news:before", {})
+print("ready", flush=True)
+input()
+publish("news:world", {"sent": time.time()})
+"""
 
 
 def test_the_script_counts_what_every_page_receives(tmp_path):
@@ -29,16 +39,15 @@ def test_the_script_counts_what_every_page_receives(tmp_path):
             *(f"{origin.replace('http', 'ws')}/connection/websocket", origin),
             *("news:world", "20", "5"),
         ]
-        with subprocess.Popen(
-            command, cwd=site.folder, env=site.env, stdout=subprocess.PIPE, text=True
-        ) as load:
-            assert load.stdout
-            subscribed = load.stdout.readline()
-            site.run(
-                "python manage.py shell -c 'import time; from tiderace.topics import publish; "
-                'publish("news:world", {"sent": time.time()})\''
-            )
-            result = load.stdout.read()
+        options = {"cwd": site.folder, "env": site.env, "stdout": PIPE, "text": True}
+        shell = [sys.executable, "manage.py", "shell", "-c", PUBLISH]
+        with Popen(shell, stdin=PIPE, **options) as publisher:
+            while publisher.stdout.readline() != "ready\n":
+                assert publisher.poll() is None
+            with Popen(command, **options) as load:
+                subscribed = load.stdout.readline()
+                publisher.communicate("\n")
+                result = load.stdout.read()
 
     assert subscribed == "20 pages have subscribed\n"
     assert result.startswith("20 deliveries: median 0.")

@@ -124,7 +124,10 @@ async def test_a_refused_client_reconnects_at_the_first_attempt(proxied):
     leaving.sigterm()
     returned = []
     left = set(ends)
-    while leaving.process.poll() is None:
+    has_ended = False
+    while not has_ended:
+        # Once more after the end: its last words may be unread.
+        has_ended = leaving.process.poll() is not None
         ended, left = await asyncio.wait(left, timeout=0.1)
         returned += [await come_back() for _ in ended]
 
