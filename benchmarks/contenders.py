@@ -130,6 +130,8 @@ class Contender:
     def variables(self, broker: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of its processes, with that of its broker."""
         variables = {**os.environ, "LAYER": self.layer, "PYTHONWARNINGS": "ignore"}
+        # Else the start of a server compiles what pip has compiled for the others.
+        variables["PYTHONDONTWRITEBYTECODE"] = ""
         variables["CONTENDER"] = "tiderace" if self.runtime == "ours" else self.runtime
         # Every server uses one core; Go reads this when it starts.
         variables["GOMAXPROCS"] = "1"

@@ -7,6 +7,7 @@ up, and the server is a site of each; only the processor time of one process cou
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import time
 
@@ -63,9 +64,14 @@ def import_time(contender: Contender) -> float:
         modules = ["tiderace.topics"]
     command = [str(peers.python(contender.runtime)), "-c"]
     command.append(PROGRAM.format(modules=", ".join(modules)))
-    return float(
-        subprocess.run(command, cwd=SITES, check=True, capture_output=True).stdout
+    run = subprocess.run(
+        command,
+        cwd=SITES,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+        check=True,
+        capture_output=True,
     )
+    return float(run.stdout)
 
 
 def add(
