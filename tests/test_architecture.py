@@ -135,6 +135,7 @@ NO_PYJWT = "without the extra `jwt` everything but such tokens must work"
 NO_PROTOBUF = "without the extra `protobuf` everything but that codec must work"
 NO_UVICORN = "without the extra `server` everything else must work"
 APPS = "models need the app registry"
+OTHER_LAYER = "a site with another layer starts sooner without this one"
 SETTINGS = "it is read without Django's settings too"
 INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace", "tiderace.compat"): "`import tiderace` must load nothing else",
@@ -164,6 +165,7 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
         "tiderace.layers.database.migrations.0001_tables",
         "tiderace.layers.database.postgresql.schema",
     ): NO_PSYCOPG,
+    ("tiderace.checks.database", "tiderace.layers.database"): OTHER_LAYER,
     ("tiderace.layers.redis.hosts", "redis"): NO_REDIS,
     ("tiderace.layers.redis.options", "redis"): NO_REDIS,
     ("tiderace.layers.redis.sentinel", "redis"): NO_REDIS,

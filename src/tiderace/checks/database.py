@@ -13,9 +13,6 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from tiderace.checks import check
 from tiderace.checks.application import layer_entries
 from tiderace.exceptions import InvalidChannelLayerError
-from tiderace.layers.database.layer import make_vendor
-from tiderace.layers.database.sqlite.places import access_problem, network_file_system
-from tiderace.layers.database.sqlite.vendor import SqliteVendor
 
 _BACKEND = "tiderace.layers.database.DatabaseChannelLayer"
 _APP = "tiderace.layers.database"
@@ -31,6 +28,9 @@ def check_database_layers() -> Iterator[CheckMessage]:
 
 
 def _check_layer(where: str, options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    from tiderace.layers.database.layer import make_vendor
+    from tiderace.layers.database.sqlite.vendor import SqliteVendor
+
     using = options.get("using", DEFAULT_DB_ALIAS)
     given = options.get("path")
     if using not in list(connections.settings):
@@ -62,14 +62,16 @@ def _check_layer(where: str, options: Mapping[str, Any]) -> Iterator[CheckMessag
 
 
 def _check_file(where: str, path: Path) -> Iterator[CheckMessage]:
+    from tiderace.layers.database.sqlite import places
+
     hint = 'Or name a file elsewhere: "CONFIG": {"path": "/srv/site/layer.sqlite3"}.'
-    if problem := access_problem(path):
+    if problem := places.access_problem(path):
         yield Error(
             f"{where} cannot use its file {path}: {problem}.",
             hint=hint,
             id="tiderace.E033",
         )
-    elif kind := network_file_system(path):
+    elif kind := places.network_file_system(path):
         yield Warning(
             f"{where} has its file {path} on a network file system ({kind}), where "
             "SQLite's locks do not work: messages are lost and the file is damaged.",
