@@ -23,7 +23,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -93,8 +92,7 @@ def on_reconnect(hook: H) -> H:
     return hook
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(msgspec.Struct, frozen=True):
     """The answers of the processes to one question."""
 
     by_process: dict[str, Any]

@@ -6,7 +6,6 @@ Pure values and functions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -104,8 +103,7 @@ class Publication:
         return f"<Publication {self.topic or 'group message'} {place}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True):
     """The publications for a subscriber that comes back."""
 
     recovered: bool

@@ -7,7 +7,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["Buckets", "Rate", "TokenBucket"]
 
@@ -15,8 +16,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"(?P<count>\d+)/(?P<per>\d*)(?P<unit>[smhd])[a-z]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """A number of actions per time; a burst may have all of them at once.
 
     Args:

@@ -7,9 +7,9 @@ Routers and middleware are recognised by their attributes (``application_mapping
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern, RoutePattern
@@ -115,8 +115,7 @@ def _route_serves_http(routes: Iterable[URLPattern], path: str) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A WebSocket route."""
 
     path: str

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import uuid
-from dataclasses import replace
 from random import Random
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from support.contracts.presence_contract import (
     CLIENTS,

@@ -6,9 +6,8 @@ grace that has to end is short.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from support.clock import FakeClock
 from support.contracts.presence_contract import (

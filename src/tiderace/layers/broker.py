@@ -7,7 +7,6 @@ for how long, is an argument.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -53,20 +52,17 @@ class StreamMessage(msgspec.Struct, frozen=True):
     """Seconds since it was published, by the broker's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueReady:
+class QueueReady(msgspec.Struct, frozen=True):
     """A queue has a message to take."""
 
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reconnected:
+class Reconnected(msgspec.Struct, frozen=True):
     """The connection was opened, or lost and opened again: messages may be missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """A message taken from a queue, held under a lease until it is confirmed."""
 
     queue: str

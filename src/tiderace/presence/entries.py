@@ -6,7 +6,9 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable

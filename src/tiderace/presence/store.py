@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from tiderace import conf
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A member of a group: a connection, or a user with all their connections.
 
     Args:
@@ -33,8 +33,7 @@ class Member:
     info: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceConfig:
+class PresenceConfig(msgspec.Struct, frozen=True):
     """Times and limits of a store; the same in all processes of a fleet.
 
     Args:
@@ -59,8 +58,7 @@ class PresenceConfig:
         return cls(now.presence_ttl, now.presence_lease, now.presence_pushes)
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceEvent:
+class PresenceEvent(msgspec.Struct, frozen=True):
     """A join or leave, returned to the one process that announces it.
 
     Args:

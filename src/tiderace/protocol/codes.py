@@ -6,8 +6,6 @@ changes its meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 
@@ -50,8 +48,7 @@ UNSUBSCRIBED_INSUFFICIENT_STATE = Unsubscription(2500, "insufficient state")
 UNSUBSCRIBED_EXPIRED = Unsubscription(2501, "subscription expired")
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """Why the server ends a connection.
 
     Clients reconnect after 3000 to 3499 and 4000 to 4499, and not after 3500 to 3999

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import FieldDoesNotExist
@@ -47,8 +47,7 @@ class Reason(StrEnum):
         return self is not Reason.PERMISSIONS_CHANGED
 
 
-@dataclass(frozen=True, slots=True)
-class AccountState:
+class AccountState(msgspec.Struct, frozen=True):
     """The state of a user at one time, as far as connections depend on it."""
 
     auth_hash: str
@@ -87,15 +86,14 @@ class AccountState:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The result of a look-up."""
 
-    users: dict[str, tuple[AbstractBaseUser, AccountState]] = field(
+    users: dict[str, tuple[AbstractBaseUser, AccountState]] = msgspec.field(
         default_factory=dict
     )
     """By primary key as text; a missing one does not exist."""
-    sessions: dict[str, float | None] = field(default_factory=dict)
+    sessions: dict[str, float | None] = msgspec.field(default_factory=dict)
     """By session key, when it expires (seconds since 1970), None where the engine does
     not store that; a missing one does not exist."""
 

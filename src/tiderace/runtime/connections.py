@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -25,8 +24,7 @@ RESTART = 1012
 """The close code of a drain, "Service Restart": the client reconnects."""
 
 
-@dataclass(frozen=True, slots=True)
-class DrainNotice:
+class DrainNotice(msgspec.Struct, frozen=True):
     """The request of a drain to a connection: end, and let the client reconnect."""
 
     retry_after: float
@@ -91,8 +89,7 @@ class DescribedConnection(LiveConnection, Protocol):
         """Return what is listed, apart from the user, the topics and the time."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenConnection:
+class OpenConnection(msgspec.Struct, frozen=True):
     """A connection that is being served."""
 
     connection: LiveConnection

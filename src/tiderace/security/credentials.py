@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeGuard
+
+import msgspec
 
 from tiderace.exceptions import TokenExpired, TokenInvalid
 from tiderace.json_compat import well_formed_text
@@ -22,8 +23,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionToken:
+class ConnectionToken(msgspec.Struct, frozen=True):
     """The content of a valid connection token or ticket."""
 
     user_id: str
@@ -34,7 +34,7 @@ class ConnectionToken:
     """Information about the client that presence and publications show to others."""
     channels: tuple[str, ...] = ()
     """Topics to which the server subscribes the client."""
-    subs: Mapping[str, Any] = field(default_factory=dict)
+    subs: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Options for some of ``channels`` (``info``, ``data``, ...)."""
     is_ticket: bool = False
     """Whether it was a ticket, which was looked up in the database and used up."""

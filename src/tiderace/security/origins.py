@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import ParseResult, urlparse, urlsplit
 
+import msgspec
 from django.conf import settings
 from django.http.request import validate_host
 
@@ -111,8 +111,7 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
-@dataclass(frozen=True, slots=True)
-class OriginProblem:
+class OriginProblem(msgspec.Struct, frozen=True):
     """Why a request with its origin is refused."""
 
     reason: str
@@ -133,8 +132,7 @@ def log_refusal(logger: logging.Logger, scope: Scope, problem: OriginProblem) ->
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """The site that a request was sent to."""
 
     scheme: str

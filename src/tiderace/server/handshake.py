@@ -6,9 +6,10 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote
+
+import msgspec
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -34,8 +35,7 @@ class HandshakeRefused(Exception):
         self.headers = headers or []
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """An opening request: path, raw path and query string, headers and the WebSocket's fields."""
 
     path: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from django.utils.functional import empty
 
 from tiderace import conf
@@ -66,8 +66,7 @@ def _anonymous_user() -> Any:
     return AnonymousUser()
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """A permission to subscribe to a topic that a token, or the server, gives."""
 
     expires_at: float | None = None
@@ -78,18 +77,17 @@ class Grant:
     """Data for the client, sent with the reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """The user of a connection, and the other claims of its token."""
 
-    user: Any = field(default_factory=_anonymous_user)
+    user: Any = msgspec.field(default_factory=_anonymous_user)
     user_id: str = ""
     """The primary key as text; empty for an anonymous user."""
     info: str | None = None
     """Information about the client that others see, as JSON."""
     expires_at: float | None = None
     """When the connection needs another token, in seconds since the epoch."""
-    topics: Mapping[str, Grant] = field(default_factory=dict)
+    topics: Mapping[str, Grant] = msgspec.field(default_factory=dict)
     """The topics that its token subscribes it to."""
     session_key: str = ""
     """Key of the Django session that identifies it; empty with a token."""

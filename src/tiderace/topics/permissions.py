@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import msgspec
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 from tiderace.asgi import Scope
@@ -60,15 +60,14 @@ _HOOKS: Mapping[str, str] = {
 _WRITING = (Action.PUBLISH, Action.WHISPER)
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
+class _Check(msgspec.Struct, frozen=True):
     """The arguments of a permission check, and what it found."""
 
     user: Any
     topic: Any
     action: Action
     scope: Scope
-    undecided: list[str] = field(default_factory=list)
+    undecided: list[str] = msgspec.field(default_factory=list)
     """The permissions that returned None, as a method without ``return`` does."""
 
     def decide(self, permission: BasePermission, result: Any) -> bool:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import msgspec
 from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
@@ -59,8 +59,7 @@ DEFAULT_TTL = 600.0
 stolen one expires soon."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionToken:
+class SubscriptionToken(msgspec.Struct, frozen=True):
     """The claims of a valid subscription token."""
 
     user_id: str

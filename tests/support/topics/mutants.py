@@ -6,7 +6,6 @@ tried (they missed half of them), and a few more.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 __all__ = ["MUTANTS"]
 
@@ -50,7 +50,7 @@ def _missed(change: Callable[[list[Any]], list[Any]]) -> None:
         merged = original(*args)
         if merged is None:
             return None
-        return dataclasses.replace(merged, missed=change(list(merged.missed)))
+        return replace(merged, missed=change(list(merged.missed)))
 
     around(session, "merge", merge)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from msgspec.structs import replace
 
 from tiderace.asgi import Scope
 from tiderace.exceptions import TokenExpired, TokenInvalid, TokenNotYetValid
@@ -59,7 +60,7 @@ async def authenticate(context: ClientContext, request: ConnectRequest) -> Any:
     if identity.info is None:
         info = await call_hook(hooks.user_info, identity.user, scope)
         if info is not None:
-            identity = dataclasses.replace(identity, info=to_json(info))
+            identity = replace(identity, info=to_json(info))
     context.identity = identity
     return await call_hook(hooks.on_connect, identity.user, as_python(request.data))
 
@@ -76,9 +77,7 @@ async def refresh(context: ClientContext, token: str) -> None:
     identity = await _identify(context.scope, token)
     if identity.user_id != context.identity.user_id:
         raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, "a token of another user")
-    context.identity = dataclasses.replace(
-        context.identity, expires_at=identity.expires_at
-    )
+    context.identity = replace(context.identity, expires_at=identity.expires_at)
 
 
 async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:

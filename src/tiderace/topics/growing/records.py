@@ -7,7 +7,6 @@ as ``String.length`` does in JavaScript, Java, C# and Dart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -146,8 +145,7 @@ def tags_of(
     return all_tags
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """The change of a message by a record."""
 
     message: Message

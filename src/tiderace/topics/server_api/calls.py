@@ -7,9 +7,9 @@ sync one for code without an event loop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -41,8 +41,7 @@ from tiderace.topics.streams import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryPage:
+class HistoryPage(msgspec.Struct, frozen=True):
     """Publications in a topic's history, and the position at its end."""
 
     publications: Sequence[Publication]
@@ -54,8 +53,7 @@ class HistoryPage:
         return [each.value for each in self.publications]
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceInfo:
+class PresenceInfo(msgspec.Struct, frozen=True):
     """A member of a topic: a connection, or a user with ``Presence.PER_USER``."""
 
     client: str

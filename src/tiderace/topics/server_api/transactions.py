@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from django.apps import apps
 from django.db import transaction
 
@@ -26,8 +27,7 @@ logger = logging.getLogger("tiderace.topics")
 _test_case_noted = False
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedPublication:
+class PreparedPublication(msgspec.Struct, frozen=True):
     """A publication that is validated and encoded."""
 
     topic: Topic
