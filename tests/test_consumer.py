@@ -929,6 +929,27 @@ async def test_a_thousand_crashed_consumers_leave_nothing_behind(layer):
     assert connections() == kept_before
 
 
+async def test_a_consumer_is_freed_at_its_end_without_the_garbage_collector():
+    freed = []
+
+    class Consumer(AsyncWebsocketConsumer):
+        groups = ("room",)
+
+        def __del__(self):
+            freed.append(True)
+
+    gc.disable()
+    try:
+        client = await Client(Consumer.as_asgi()).open()
+        await client.leave()
+        del client
+        await settle()
+
+        assert freed == [True]
+    finally:
+        gc.enable()
+
+
 # What a message of the layer may reach
 
 

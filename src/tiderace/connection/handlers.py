@@ -143,10 +143,14 @@ class HandlerCaller:
             if isinstance(raised, asyncio.CancelledError):
                 threads.forget_cancelled_call()
             error = as_error(raised)
-            if isinstance(error, passing):
-                raise error  # noqa: B904 (its cause is set)
-            await self._handlers.on_error(error)
-            self._log.handler_failed_and_goes_on(error)
+            try:
+                if isinstance(error, passing):
+                    raise error
+                await self._handlers.on_error(error)
+                self._log.handler_failed_and_goes_on(error)
+            finally:
+                # Its traceback holds this frame: a cycle, and with it the connection.
+                del error
         finally:
             if began:
                 metrics.HANDLER_DURATION.observe(perf_counter() - began)
