@@ -8,7 +8,15 @@ import socket
 
 import pytest
 
-from support.clients.raw_websocket import LOOPS, RawServer, RawWebSocket, echo
+from support.clients.raw_websocket import (
+    KEY,
+    LOOPS,
+    TEXT,
+    RawServer,
+    RawWebSocket,
+    client_frame,
+    echo,
+)
 from support.waiting import wait_until
 from tiderace import asgi
 from tiderace.routing import ProtocolTypeRouter
@@ -138,3 +146,78 @@ def test_a_response_that_is_given_up_is_cut_at_once(server, monkeypatch):
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
         wait_until(lambda: not server.server.server_state.connections, what="the cut")
+
+
+def opening_request(path, *lines, version=b"1.1", method=b"GET", key=True):
+    first = b"%b %b HTTP/%b" % (method, path.encode(), version)
+    keys = [b"Sec-WebSocket-Key: " + KEY] if key else []
+    return b"\r\n".join([first, b"Host: x", *keys, *lines, b"\r\n"])
+
+
+UPGRADE = b"Upgrade: websocket", b"Connection: keep-alive, Upgrade"
+VERSION = b"Sec-WebSocket-Version: 13"
+
+
+def test_a_message_sent_together_with_the_opening_request_is_received(server):
+    request = opening_request(server.serve(echo), *UPGRADE, VERSION)
+    with client_of(server) as client:
+        client.sendall(request + client_frame(TEXT, b"early"))
+        received = b""
+        while not received.endswith(b"early"):
+            received += client.recv(65536)
+
+    assert received.startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.fixture(scope="module")
+def plain_server():
+    """The same with uvicorn's own HTTP protocol."""
+    with RawServer(WebSocketProtocol) as running:
+        yield running
+
+
+async def ok_or_echo(scope, receive, send):
+    await (echo if scope["type"] == "websocket" else ok)(scope, receive, send)
+
+
+UNUSUAL = {
+    "plain": {"lines": [*UPGRADE, VERSION]},
+    "HTTP/1.0": {"lines": [*UPGRADE, VERSION], "version": b"1.0"},
+    "POST": {"lines": [*UPGRADE, VERSION], "method": b"POST"},
+    "body": {"lines": [*UPGRADE, VERSION, b"Content-Length: 3"], "body": b"abc"},
+    "chunks": {"lines": [*UPGRADE, VERSION, b"Transfer-Encoding: chunked"]},
+    "expect": {"lines": [*UPGRADE, VERSION, b"Expect: 100-continue"]},
+    "space before the colon": {"lines": [*UPGRADE, VERSION, b"Name : value"]},
+    "folded": {"lines": [*UPGRADE, VERSION, b"Name: value", b" more"]},
+    "control character": {"lines": [*UPGRADE, VERSION, b"Name: va\x00lue"]},
+    "carriage return": {"lines": [*UPGRADE, VERSION, b"Name: va\rlue"]},
+    "line feed": {"lines": [*UPGRADE, VERSION, b"Name: value\nOther: value"]},
+    "name": {"lines": [*UPGRADE, VERSION, b"Na(me: value"]},
+    "no name": {"lines": [*UPGRADE, VERSION, b": value"]},
+    "absolute": {"lines": [*UPGRADE, VERSION], "before_path": "http://x"},
+    "version": {"lines": [*UPGRADE, b"Sec-WebSocket-Version: 12"]},
+    "no key": {"lines": [*UPGRADE, VERSION], "key": False},
+    "two keys": {"lines": [*UPGRADE, VERSION, b"Sec-WebSocket-Key: " + KEY]},
+    "no connection": {"lines": [UPGRADE[0], VERSION]},
+    "no upgrade": {"lines": [UPGRADE[1], VERSION]},
+    "another upgrade": {"lines": [b"Upgrade: websockets", UPGRADE[1], VERSION]},
+    "two upgrades": {"lines": [*UPGRADE, b"Upgrade: h2c", VERSION]},
+    "two connections": {"lines": [*UPGRADE, b"Connection: keep-alive", VERSION]},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_an_unusual_opening_request_is_answered_as_by_uvicorn(
+    server, plain_server, kind
+):
+    fields = dict(UNUSUAL[kind])
+    lines, body = fields.pop("lines"), fields.pop("body", b"")
+    before = fields.pop("before_path", "")
+    answers = []
+    for each in (plain_server, server):
+        request = opening_request(before + each.serve(ok_or_echo), *lines, **fields)
+        with client_of(each) as client:
+            client.sendall(request + body)
+            answers.append(client.recv(65536).partition(b"\r\n")[0])
+
+    assert answers[0] == answers[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -69,6 +70,40 @@ def read_request(head: bytes) -> Request:
     offered = b",".join(_values(headers, b"sec-websocket-protocol")).decode("latin-1")
     subprotocols = [name.strip() for name in offered.split(",") if name.strip()]
     return Request(path, raw_path, query_string, headers, key, subprotocols)
+
+
+# A whole request without anything that only a full HTTP parser can judge, such as another
+# version, an absolute address, folded lines or characters that RFC 9110 forbids.
+_PLAIN = re.compile(
+    rb"GET /[!-~]* HTTP/1\.1\r\n(?:[\w!#$%&'*+\-.^`|~]+:[\t -~\x80-\xff]*\r\n)+\r\n"
+)
+# Headers of a request with a body, or with a client that waits.
+_BODY = frozenset({b"content-length", b"expect", b"transfer-encoding"})
+
+
+def read_plain_request(data: bytes) -> tuple[Request, bytes] | None:
+    """Parse what browsers send to open a WebSocket; return the request and what follows.
+
+    None for everything else, valid or not: it needs a full HTTP parser.
+    """
+    if b"ebsocket" not in data and b"ebSocket" not in data:
+        return None
+    head = _PLAIN.match(data)
+    if head is None:
+        return None
+    try:
+        request = read_request(head[0])
+    except HandshakeRefused:
+        return None
+    fields = dict(request.headers)
+    options = fields.get(b"connection", b"").lower().split(b",")
+    if (
+        fields.get(b"upgrade", b"").lower() != b"websocket"
+        or b"upgrade" not in [option.strip() for option in options]
+        or not _BODY.isdisjoint(fields)
+    ):
+        return None
+    return request, data[head.end() :]
 
 
 # Lines of headers that many clients send alike, parsed once and shared: browsers send

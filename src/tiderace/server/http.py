@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tiderace.runtime.tasks import READING
-from tiderace.server.handshake import MAX_HEADERS
+from tiderace.server.handshake import MAX_HEADERS, read_plain_request
 from tiderace.server.parts import ResponseParts, ServerPartWriter
+from tiderace.server.protocol import WebSocketProtocol
 
 try:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -58,6 +59,33 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Start a WebSocket if that is what the client opens, else parse the request."""
+        # Before the first byte of the first request there is no scope.
+        if self.scope is None and self._opens_websocket(data):
+            return
+        super().data_received(data)
+
+    def _opens_websocket(self, data: bytes) -> bool:
+        """Start a WebSocket for a plain opening request, which is parsed once then.
+
+        uvicorn would parse it, write it anew and have it parsed by the other protocol: a
+        tenth of the processor time of a client that connects.
+        """
+        websocket = self.ws_protocol_class
+        if websocket is None or not issubclass(websocket, WebSocketProtocol):
+            return False
+        opening = read_plain_request(data)
+        if opening is None:
+            return False
+        self._timer.cancel()
+        self.connections.discard(self)
+        protocol = websocket(self.config, self.server_state, self.app_state, self.loop)
+        protocol.connection_made(self.transport)
+        protocol.start(*opening)
+        self.transport.set_protocol(protocol)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()

@@ -163,13 +163,25 @@ class WebSocketProtocol(asyncio.Protocol):
             head, found, rest = self._unread.partition(b"\r\n\r\n")
             if found:
                 self._unread = rest
-                self._start_application(head)
+                self._read_request(head)
             elif len(self._unread) > MAX_SIZE:
                 self._refuse(431, "the request is too long")
         elif self._phase is _CONNECTING:
             # A client must not send before the answer; this many bytes are buffered.
             self._unread += data
             self.transport.pause_reading()
+
+    def start(self, request: Request, rest: bytes) -> None:
+        """Start with a request that was read before ``connection_made``.
+
+        Args:
+            request: the opening request.
+            rest: what the client has sent after it.
+        """
+        if rest:
+            self._unread = rest
+            self.transport.pause_reading()
+        self._start_application(request)
 
     def eof_received(self) -> None:
         """Let the transport close: a WebSocket is not used half-open."""
@@ -196,13 +208,15 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # The handshake
 
-    def _start_application(self, head: bytes) -> None:
-        """Parse the opening request and start the application."""
+    def _read_request(self, head: bytes) -> None:
         try:
             request = read_request(head)
         except HandshakeRefused as refused:
             self._refuse(refused.status, str(refused), refused.headers)
-            return
+        else:
+            self._start_application(request)
+
+    def _start_application(self, request: Request) -> None:
         self._key = request.key
         self._phase = _CONNECTING
         self.scope = self._build_scope(request)
