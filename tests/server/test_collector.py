@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import asyncio, gc
 import tiderace.server.protocol
@@ -33,6 +35,29 @@ async def serve():
 gc.disable()
 asyncio.run(serve())
 """
+
+
+THRESHOLD = """
+import asyncio, gc, sys
+from tiderace.server.collector import freeze
+
+if len(sys.argv) > 1:
+    gc.set_threshold(int(sys.argv[1]))
+asyncio.run(freeze())
+print(gc.get_threshold()[0])
+"""
+
+
+@pytest.mark.parametrize(("own", "used"), [([], "5000"), (["300"], "300")])
+def test_a_server_collects_less_often_unless_the_project_has_set_a_threshold(own, used):
+    run = subprocess.run(
+        [sys.executable, "-c", THRESHOLD, *own],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert run.stdout.strip() == used
 
 
 def test_objects_of_the_start_are_frozen_and_later_garbage_is_freed():

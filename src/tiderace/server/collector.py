@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 
+# Those of Python, up to 3.13 and from 3.14 on.
+_DEFAULT_THRESHOLDS = (700, 2000)
+_THRESHOLD = 5000
+
 _frozen = False
 
 
@@ -21,3 +25,17 @@ async def freeze() -> None:
         _frozen = True
         gc.collect(1)
         gc.freeze()
+        _collect_less_often()
+
+
+def _collect_less_often() -> None:
+    """Raise the threshold of collections, unless the project has set one of its own.
+
+    A connection has about 90 objects that live long. With the default every 70,000 of
+    them caused a full collection, which visits those of all connections: a seventh of the
+    processor time in which thousands of clients connect, and pauses of a tenth of a
+    second. Now 500,000 do. Cyclic garbage of up to 5000 objects waits, instead of 700.
+    """
+    first, *others = gc.get_threshold()
+    if first in _DEFAULT_THRESHOLDS:
+        gc.set_threshold(_THRESHOLD, *others)
