@@ -62,6 +62,8 @@ def _note_siblings(connection: LiveConnection) -> None:
 
     With the first connection, since all processes have started by then.
     """
+    if isolation.siblings_noted():
+        return
     layers = channel_layers.backends.values()
     if any(isinstance(layer, InMemoryChannelLayer) for layer in layers):
         isolation.note_siblings()

@@ -45,9 +45,14 @@ def note_unheard(what: str) -> None:
     )
 
 
+def siblings_noted() -> bool:
+    """Return whether ``note_siblings`` has looked for other processes."""
+    return "siblings" in _noted
+
+
 def note_siblings() -> None:
     """Log, once, that other processes of the same server have a layer of their own."""
-    if "siblings" in _noted or _in_tests():
+    if siblings_noted() or _in_tests():
         return
     _noted.add("siblings")
     pids = sorted(_siblings())
