@@ -22,7 +22,7 @@ from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send, fill_lazy, unwrap_lazy
 from tiderace.db import database_sync_to_async
-from tiderace.middleware import BaseMiddleware
+from tiderace.middleware import BaseMiddleware, socket_thread
 from tiderace.sessions import CookieMiddleware, SessionMiddleware
 
 if TYPE_CHECKING:
@@ -226,6 +226,8 @@ class AuthMiddleware(BaseMiddleware):
     instance from a token, is kept, and then the session is not read.
     """
 
+    _isolates = True
+
     def populate_scope(self, scope: Scope) -> None:
         """Put a placeholder into ``scope["user"]``, unless a user is there.
 
@@ -248,12 +250,13 @@ class AuthMiddleware(BaseMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve the connection with ``user`` in its scope."""
-        scope = dict(scope)
-        self.populate_scope(scope)
-        await self.resolve_scope(scope)
-        serving = super().__call__(scope, receive, send)
-        del scope  # which would be kept as long as the connection
-        return await serving
+        async with socket_thread(scope):
+            scope = dict(scope)
+            self.populate_scope(scope)
+            await self.resolve_scope(scope)
+            serving = super().__call__(scope, receive, send)
+            del scope  # which would be kept as long as the connection
+            return await serving
 
 
 def _is_placeholder(user: object) -> bool:
