@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -77,6 +78,10 @@ class Grant(msgspec.Struct, frozen=True):
     """Data for the client, sent with the reply."""
 
 
+# One for all clients without a token.
+_NO_GRANTS: Mapping[str, Grant] = MappingProxyType({})
+
+
 class Identity(msgspec.Struct, frozen=True):
     """The user of a connection, and the other claims of its token."""
 
@@ -87,7 +92,7 @@ class Identity(msgspec.Struct, frozen=True):
     """Information about the client that others see, as JSON."""
     expires_at: float | None = None
     """When the connection needs another token, in seconds since the epoch."""
-    topics: Mapping[str, Grant] = msgspec.field(default_factory=dict)
+    topics: Mapping[str, Grant] = _NO_GRANTS
     """The topics that its token subscribes it to."""
     session_key: str = ""
     """Key of the Django session that identifies it; empty with a token."""

@@ -120,9 +120,7 @@ class TopicClient:
         self._ending: Close | None = None
         if transport.writer is not None:
             transport.writer.on_text = self._session.take_pong
-        self._reader = ClientReader(
-            transport.receive, transport.message_of, self._release
-        )
+        self._reader = ClientReader(transport, self._release)
         # Whether the client left while a command was running.
         self._left = False
 

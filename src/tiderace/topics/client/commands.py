@@ -28,7 +28,7 @@ from tiderace.protocol.messages import (
     TopicRequest,
 )
 from tiderace.protocol.session import Refused
-from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.ratelimit import Rate
 from tiderace.security.addresses import client_ip, limit_key
 from tiderace.topics.client.calls import TopicCall, call_method, call_topic
 from tiderace.topics.client.context import ClientContext
@@ -44,6 +44,7 @@ from tiderace.topics.json_fields import (
     read_fields,
 )
 from tiderace.topics.names import publication_key, topic_group
+from tiderace.topics.permissions import Action
 from tiderace.topics.streams import (
     encoded,
     layer_of,
@@ -135,11 +136,8 @@ _noted: set[type[Topic]] = set()
 
 
 def _limit_rate(context: ClientContext, topic: Topic) -> None:
-    bucket = context.publish_buckets.get(type(topic))
-    if bucket is None:
-        bucket = TokenBucket(Rate.parse(str(topic.publish_rate)))
-        context.publish_buckets[type(topic)] = bucket
-    if bucket.take():
+    rate = str(topic.publish_rate)
+    if context.rate_limit(Action.PUBLISH, topic, rate).take():
         reason = _rate_reason(topic, "publish_rate")
         raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
 

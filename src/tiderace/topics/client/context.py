@@ -13,7 +13,7 @@ from tiderace.asgi import Scope
 from tiderace.protocol import codes
 from tiderace.protocol.messages import ClientInfo
 from tiderace.protocol.session import Refused
-from tiderace.ratelimit import TokenBucket
+from tiderace.ratelimit import Rate, TokenBucket
 from tiderace.runtime.single_flight import SingleFlight
 from tiderace.topics.client.streamed_calls import StreamedCalls
 from tiderace.topics.declaration.topic import Topic, declared
@@ -22,7 +22,7 @@ from tiderace.topics.growing.feed import GrowingFeeds
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.identity import Identity
 from tiderace.topics.json_fields import client_info, join_info
-from tiderace.topics.permissions import refusal
+from tiderace.topics.permissions import Action, refusal
 from tiderace.topics.trackers import OccupiedTopics, PresenceTrackers
 
 
@@ -48,10 +48,18 @@ class ClientContext:
     subscriptions: dict[str, ActiveSubscription] = field(default_factory=dict)
     """The subscriptions by topic, including those that are being prepared."""
     streams: StreamedCalls = field(default_factory=StreamedCalls)
-    publish_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
-    """The rate limits of ``publish_rate``, by topic class."""
-    whisper_buckets: dict[type[Topic], TokenBucket] = field(default_factory=dict)
-    """The rate limits of ``whispers``, by topic class."""
+    # The rate limits of the client, made when needed, as most clients publish nothing.
+    _buckets: dict[tuple[Action, type[Topic]], TokenBucket] | None = None
+
+    def rate_limit(self, action: Action, topic: Topic, rate: str) -> TokenBucket:
+        """Return the client's rate limit of an action on topics of one class."""
+        if self._buckets is None:
+            self._buckets = {}
+        key = action, type(topic)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(Rate.parse(rate))
+        return bucket
 
     def info_text_in(self, name: str) -> str:
         """Return ``info_in`` as JSON, which is cached in the subscription."""

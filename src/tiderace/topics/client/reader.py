@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from tiderace.topics.transports.base import Transport
+
 # Seconds that a command runs before the messages after it are read.
 _READ_AHEAD_AFTER = 1.0
 _READ_AHEAD = 32  # messages
@@ -18,8 +20,7 @@ class ClientReader:
     so most clients need no task and no queue for reading.
 
     Args:
-        receive: waits for what comes next of the client.
-        message_of: returns the message in it; None when the client has left.
+        transport: carries the client's messages.
         on_left: called when the client has left and a command is running.
     """
 
@@ -27,22 +28,17 @@ class ClientReader:
         "_ahead",
         "_count",
         "_loop",
-        "_message_of",
         "_on_left",
-        "_receive",
         "_task",
         "_timer",
+        "_transport",
         "waiting",
     )
 
     def __init__(
-        self,
-        receive: Callable[[], Awaitable[Any]],
-        message_of: Callable[[Any], bytes | None],
-        on_left: Callable[[], Awaitable[None]],
+        self, transport: Transport, on_left: Callable[[], Awaitable[None]]
     ) -> None:
-        self._receive = receive
-        self._message_of = message_of
+        self._transport = transport
         self._on_left = on_left
         self._loop = asyncio.get_running_loop()
         self._count = 0
@@ -58,7 +54,7 @@ class ClientReader:
         In two parts: a coroutine of its own would be 0.25 KB of each idle client.
         """
         self.waiting = True
-        return self._receive() if self._ahead is None else self._ahead.get()
+        return self._transport.receive() if self._ahead is None else self._ahead.get()
 
     def take(self, received: Any) -> bytes | None:
         """Return the message that was read, whose commands run now; None at the end.
@@ -71,7 +67,7 @@ class ClientReader:
         if self._timer is None:
             self._check_in_a_while()
         if self._ahead is None:
-            return self._message_of(received)
+            return self._transport.message_of(received)
         if isinstance(received, Exception):
             raise received
         message: bytes | None = received
@@ -100,10 +96,11 @@ class ClientReader:
         self._task = self._loop.create_task(self._read_ahead(self._ahead))
 
     async def _read_ahead(self, queue: asyncio.Queue[bytes | Exception | None]) -> None:
+        transport = self._transport
         message: bytes | Exception | None = b""
         while isinstance(message, bytes):
             try:
-                message = self._message_of(await self._receive())
+                message = transport.message_of(await transport.receive())
             except Exception as error:
                 message = error
             await queue.put(message)

@@ -40,13 +40,17 @@ class _StreamMessage(msgspec.Struct, omit_defaults=True):
     error: Failure | None = None
 
 
+_NO_STREAMS: dict[str, _Stream] = {}
+
+
 class StreamedCalls:
     """The streams of one client, by the ids that the client chose."""
 
     __slots__ = ("_running",)
 
     def __init__(self) -> None:
-        self._running: dict[str, _Stream] = {}
+        # A dict of its own once there is a stream.
+        self._running = _NO_STREAMS
 
     def start(
         self,
@@ -75,6 +79,8 @@ class StreamedCalls:
             reason = f"a client has at most {_MOST} streams at once"
             raise Refused(codes.LIMIT_EXCEEDED, reason=reason)
         stream = _Stream(stream_id, channel, outbox)
+        if self._running is _NO_STREAMS:
+            self._running = {}
         self._running[stream_id] = stream
         # With the context variables of the command: a stream ends before its connection.
         task = asyncio.get_running_loop().create_task(stream.run(generator, scope))
@@ -95,7 +101,7 @@ class StreamedCalls:
 
     async def close(self) -> None:
         """Stop all streams, and wait until their generators are closed."""
-        running, self._running = self._running, {}
+        running, self._running = self._running, _NO_STREAMS
         tasks = [each.task for each in running.values() if each.task is not None]
         await cancel_in_time(tasks, conf.current().disconnect_timeout, logger)
 

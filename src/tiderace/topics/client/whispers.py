@@ -8,11 +8,12 @@ from msgspec import Raw
 from tiderace.layers.broker import Retention
 from tiderace.protocol import codes
 from tiderace.protocol.session import Refused
-from tiderace.ratelimit import Rate, TokenBucket
+from tiderace.ratelimit import TokenBucket
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.dispatcher import WHISPER, ActiveSubscription, TopicEvent
 from tiderace.topics.names import events_group
+from tiderace.topics.permissions import Action
 from tiderace.topics.streams import layer_of
 
 _DEFAULT_RATE = "20/s"
@@ -69,8 +70,5 @@ async def _allow(
 
 def _bucket(context: ClientContext, topic: Topic) -> TokenBucket:
     # Of the connection, not of the subscription: a new one would have a full bucket.
-    bucket = context.whisper_buckets.get(type(topic))
-    if bucket is None:
-        rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
-        bucket = context.whisper_buckets[type(topic)] = TokenBucket(Rate.parse(rate))
-    return bucket
+    rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
+    return context.rate_limit(Action.WHISPER, topic, rate)
