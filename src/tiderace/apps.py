@@ -28,6 +28,8 @@ __all__ = ["TideraceConfig"]
 
 logger = logging.getLogger("tiderace.server")
 
+_CONNECTIONS = "tiderace.monitoring.cluster_connections"
+
 
 class TideraceConfig(AppConfig):
     """The app ``tiderace``: commands, template tags, static files, a page of the admin.
@@ -74,6 +76,8 @@ def _start_cluster(connection: LiveConnection) -> None:
 
     Consumers are in it for the admin's page, topic clients for ``close_topic`` too.
     """
+    if _CONNECTIONS in sys.modules and cluster.current().is_open:
+        return
     if not isinstance(connection, Connection) or (
         apps.is_installed("django.contrib.admin") and apps.is_installed("tiderace")
     ):

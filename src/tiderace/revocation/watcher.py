@@ -139,7 +139,7 @@ class RevocationWatcher:
             database (anonymous, or another kind of object).
         """
         user = unwrap_lazy(user)
-        if not isinstance(user, get_user_model()) or user.pk is None:
+        if getattr(user, "pk", None) is None or not isinstance(user, get_user_model()):
             return None
         registration = Registration(
             user, str(user.pk), session_key or "", on_change, AccountState.of(user)

