@@ -15,7 +15,7 @@ __all__ = ["Merged", "Position", "Publication", "merge"]
 
 # A struct is made in a fifth of the time of a frozen dataclass, and one is made for each
 # publication.
-class Position(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in a stream.
 
     Offsets count up by one from 1 within an epoch; where a broker may have lost its last

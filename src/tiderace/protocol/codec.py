@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
 
+from tiderace.history import Publication
 from tiderace.json_compat import loads, well_formed_json
-from tiderace.protocol.messages import Command, MalformedCommand, Reply
+from tiderace.protocol.messages import ClientInfo, Command, MalformedCommand, Reply
 
 _METHODS = Command.__struct_fields__[1:]
 
@@ -38,6 +40,11 @@ class Codec(Protocol):
 
     def encode(self, reply: Reply) -> bytes:
         """Return a reply as a frame, to be joined with others."""
+
+    def encode_publication(
+        self, channel: str, publication: Publication, *, offsets: bool
+    ) -> bytes:
+        """Return the push of a publication as a frame, with its offset if it has any."""
 
     def join(self, frames: Iterable[bytes]) -> bytes:
         """Return frames as one message."""
@@ -73,8 +80,39 @@ class JSONCodec:
     def encode(self, reply: Reply) -> bytes:
         return self._encoder.encode(reply)
 
+    def encode_publication(
+        self, channel: str, publication: Publication, *, offsets: bool
+    ) -> bytes:
+        # A template takes a third of the time of three structs and an encoder.
+        data, info = publication.data, publication.info
+        text = data if isinstance(data, str) else data.decode()
+        if info is not None:
+            text += f',"info":{_normal_info(info)}'
+        if offsets:
+            text += f',"offset":{publication.position.offset}'
+        if publication.tags:
+            text += f',"tags":{_text(dict(publication.tags))}'
+        milliseconds = int(publication.time * 1000)
+        if milliseconds:
+            text += f',"time":{milliseconds}'
+        start = f'{{"push":{{"channel":{_quoted(channel)},"pub":{{"data":'
+        return f"{start}{text}}}}}}}".encode()
+
     def join(self, frames: Iterable[bytes]) -> bytes:
         return self.separator.join(frames)
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+_quoted = lru_cache(maxsize=4096)(_text)
+
+
+@lru_cache(maxsize=4096)
+def _normal_info(info: str) -> str:
+    """Return the info of a publication with the fields of ``ClientInfo``, and no others."""
+    return _text(msgspec.json.decode(info, type=ClientInfo))
 
 
 def _repaired(line: bytes) -> Command:

@@ -14,7 +14,8 @@ Data = Raw | UnsetType
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
-class _Message(msgspec.Struct, omit_defaults=True):
+# The cyclic garbage collector has nothing to find in messages: none can contain itself.
+class _Message(msgspec.Struct, omit_defaults=True, gc=False):
     """The base: fields with their default are not sent, unknown fields are ignored."""
 
 

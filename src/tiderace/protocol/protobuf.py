@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from msgspec import UNSET, Raw
 
+from tiderace.history import Publication
 from tiderace.json_compat import one_line_json
 from tiderace.protocol.client_messages import MESSAGES, PACKAGE
 from tiderace.protocol.codec import MalformedFrame
@@ -22,8 +23,10 @@ from tiderace.protocol.messages import (
     MalformedCommand,
     Pub,
     PublishRequest,
+    Push,
     Reply,
 )
+from tiderace.protocol.session import to_pub
 
 # The most bytes of a length: 4 times 7 bits, 256 MiB.
 _LENGTH_BYTES = 4
@@ -95,6 +98,12 @@ class ProtobufCodec:
 
     def encode(self, reply: Reply) -> bytes:
         return _frame(self._reply(), reply)
+
+    def encode_publication(
+        self, channel: str, publication: Publication, *, offsets: bool
+    ) -> bytes:
+        pub = to_pub(publication, offsets=offsets)
+        return self.encode(Reply(push=Push(channel=channel, pub=pub)))
 
     def join(self, frames: Iterable[bytes]) -> bytes:
         return b"".join(frames)

@@ -229,6 +229,8 @@ class Session:
             commands = self.codec.decode(message)
         except MalformedFrame as error:
             raise ConnectionEnded(codes.CLOSE_BAD_REQUEST, str(error)) from None
+        if len(commands) == 1 and commands[0].id:
+            return commands
         return [each for each in commands if each.id or not self._is_pong(each)]
 
     def check(self, command: Command) -> tuple[str, Any]:
@@ -311,11 +313,14 @@ class Session:
 _pings: dict[Codec, bytes] = {}
 
 
+_NAMES = Command.__struct_fields__[1:]
+
+
 def request_of(command: Command) -> tuple[str, Any]:
     """Return the name of the first request in a command, and the request if it is read."""
     if isinstance(command, MalformedCommand):
         return command.name, None
-    for name in Command.__struct_fields__[1:]:
+    for name in _NAMES:
         request = getattr(command, name)
         if request is not None:
             return name, request

@@ -7,6 +7,7 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+from tiderace.history import Publication
 from tiderace.protocol.codec import JSONCodec
 from tiderace.protocol.messages import Reply
 
@@ -26,10 +27,14 @@ class JSONLinesCodec(JSONCodec):
     separator = b""
 
     def encode(self, reply: Reply) -> bytes:
-        frame = _in_one_line(super().encode(reply))
-        if not frame.isascii():
-            frame = frame.decode().encode("ascii", "tiderace.json")
-        return frame + b"\n"
+        return _as_line(super().encode(reply))
+
+    def encode_publication(
+        self, channel: str, publication: Publication, *, offsets: bool
+    ) -> bytes:
+        return _as_line(
+            super().encode_publication(channel, publication, offsets=offsets)
+        )
 
 
 class EventsCodec(JSONCodec):
@@ -38,7 +43,14 @@ class EventsCodec(JSONCodec):
     separator = b""
 
     def encode(self, reply: Reply) -> bytes:
-        return b"data: " + _in_one_line(super().encode(reply)) + b"\n\n"
+        return _as_event(super().encode(reply))
+
+    def encode_publication(
+        self, channel: str, publication: Publication, *, offsets: bool
+    ) -> bytes:
+        return _as_event(
+            super().encode_publication(channel, publication, offsets=offsets)
+        )
 
 
 LINES = JSONLinesCodec()
@@ -61,6 +73,17 @@ def protobuf(wanted: str) -> ProtobufCodec | None:
         )
         return None
     return PROTOBUF
+
+
+def _as_line(frame: bytes) -> bytes:
+    frame = _in_one_line(frame)
+    if not frame.isascii():
+        frame = frame.decode().encode("ascii", "tiderace.json")
+    return frame + b"\n"
+
+
+def _as_event(frame: bytes) -> bytes:
+    return b"data: " + _in_one_line(frame) + b"\n\n"
 
 
 def _in_one_line(frame: bytes) -> bytes:

@@ -28,6 +28,10 @@ class CountingCodec(JSONCodec):
         self.encoded += 1
         return super().encode(reply)
 
+    def encode_publication(self, channel, publication, *, offsets):
+        self.encoded += 1
+        return super().encode_publication(channel, publication, offsets=offsets)
+
 
 class RecordingWriter:
     """A server's writer of frames: what was written to each, and in how many calls."""

@@ -25,7 +25,6 @@ from tiderace.protocol.messages import (
 from tiderace.protocol.session import (
     PositionLost,
     Subscription,
-    to_pub,
 )
 from tiderace.topics.declaration.topic import Topic
 from tiderace.topics.fanout.outbox import ClientOutbox, write_all
@@ -169,8 +168,8 @@ class ActiveSubscription(Subscription):
 
     def encode(self, publication: Publication) -> bytes:
         """Return a publication as a frame."""
-        pub = to_pub(publication, offsets=self.topic.history is not None)
-        return self.codec.encode(Reply(push=Push(channel=self.channel, pub=pub)))
+        offsets = self.topic.history is not None
+        return self.codec.encode_publication(self.channel, publication, offsets=offsets)
 
     def on_gap(self, group: str) -> None:
         """Report lost publications, where the topic has positions."""
@@ -199,10 +198,10 @@ def send_publication(
     """Send a publication to clients by their codec."""
     if not receivers:
         return
-    offsets = topic.history is not None
-    push = Push(channel=topic.topic, pub=to_pub(publication, offsets=offsets))
+    name, offsets = topic.topic, topic.history is not None
     for codec, outboxes in receivers.items():
-        write_all(outboxes, codec.encode(Reply(push=push)))
+        frame = codec.encode_publication(name, publication, offsets=offsets)
+        write_all(outboxes, frame)
 
 
 WHISPER = "topic.whisper"
