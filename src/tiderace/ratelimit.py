@@ -94,10 +94,12 @@ class TokenBucket:
         rate = self._rate
         level = self._level + (now - self._then) * rate.count / rate.seconds
         self._then = now
-        self._level = level = min(level, float(rate.count))
+        if level > rate.count:
+            level = float(rate.count)
         if level >= 1:
             self._level = level - 1
             return 0.0
+        self._level = level
         return (1 - level) * rate.seconds / rate.count
 
 

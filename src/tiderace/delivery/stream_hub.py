@@ -188,8 +188,14 @@ class _LoopListeners:
                     self._current = self._queue.popleft()
                 except IndexError:  # emptied meanwhile by another thread
                     return False
-                self._batches.extend(self._members_by_dispatch())
                 self._left.clear()
+                batches = self._members_by_dispatch()
+                if len(batches) == 1 and len(batches[0][1]) <= room:
+                    # The usual case, in one go.
+                    room -= len(batches[0][1])
+                    self._deliver_timed(*batches[0])
+                    continue
+                self._batches.extend(batches)
                 if not self._batches:
                     room -= 1
                     continue
@@ -201,11 +207,14 @@ class _LoopListeners:
                 self._batches.popleft()
                 self._place = 0
             room -= len(targets)
-            started = time.perf_counter()
-            self._deliver(self._current[1], dispatch, targets)
-            metrics.FAN_OUT_DURATION.observe(time.perf_counter() - started)
-            metrics.MESSAGES_DELIVERED.add(len(targets))
+            self._deliver_timed(dispatch, targets)
         return True
+
+    def _deliver_timed(self, dispatch: Any, targets: list[Listener]) -> None:
+        started = time.perf_counter()
+        self._deliver(self._current[1], dispatch, targets)
+        metrics.FAN_OUT_DURATION.observe(time.perf_counter() - started)
+        metrics.MESSAGES_DELIVERED.add(len(targets))
 
     def _members_by_dispatch(self) -> list[_Batch]:
         """Return the members, together with what delivers to several of them at once."""

@@ -55,14 +55,16 @@ class ReadQueue:
         ):
             self.paused = True
             self._transport.pause_reading()
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def disconnect(self, code: int, reason: str = "") -> None:
         """Add the last event, unless it is there; read on, to notice that the client closes."""
         if self.end is not None:
             return
         self.end = {"type": "websocket.disconnect", "code": code, "reason": reason}
-        self._resume()
+        if self.paused:
+            self._resume()
         self._wake()
 
     async def get(self) -> Event:
@@ -80,15 +82,18 @@ class ReadQueue:
         payload = event.get("text") or event.get("bytes")
         if payload:
             self._size -= len(payload)
-        if len(self._events) <= self._limit // 2 and self._size < _MAX_SIZE:
+        if (
+            self.paused
+            and len(self._events) <= self._limit // 2
+            and self._size < _MAX_SIZE
+        ):
             self._resume()
         return event
 
     def _resume(self) -> None:
-        if self.paused:
-            self.paused = False
-            if not self._transport.is_closing():
-                self.read_on()
+        self.paused = False
+        if not self._transport.is_closing():
+            self.read_on()
 
     def _wake(self) -> None:
         for waiter in self._waiters:

@@ -48,7 +48,11 @@ from tiderace.topics.client.authentication import (
 from tiderace.topics.client.commands import COMMANDS
 from tiderace.topics.client.context import ClientContext
 from tiderace.topics.client.reader import ClientReader
-from tiderace.topics.client.refusals import errors_as_refusals, log_refusal
+from tiderace.topics.client.refusals import (
+    as_refusal,
+    errors_as_refusals,
+    log_refusal,
+)
 from tiderace.topics.client.subscriptions import ClientSubscriptions
 from tiderace.topics.client.timers import Timers
 from tiderace.topics.declaration.topic import UnknownTopic
@@ -296,8 +300,7 @@ class TopicClient:
         """
         if name == "connect":
             return await self._connect(request)
-        topic = getattr(request, "channel", "")
-        with errors_as_refusals(name, self.context.scope, topic):
+        try:
             match name:
                 case "refresh":
                     return await self._refresh(request)
@@ -309,6 +312,9 @@ class TopicClient:
                     return await self.subscriptions.unsubscribe(request)
                 case _:
                     return await COMMANDS[name](self.context, request)
+        except Exception as error:
+            topic = getattr(request, "channel", "")
+            raise as_refusal(error, name, self.context.scope, topic) from None
 
     async def _connect(self, request: ConnectRequest) -> ConnectResult:
         context = self.context

@@ -60,16 +60,15 @@ logger = logging.getLogger("tiderace.topics")
 # Publishing
 
 
-async def _publish(context: ClientContext, request: PublishRequest) -> Empty:
+def _publish(context: ClientContext, request: PublishRequest) -> Awaitable[Empty]:
     if request.type:
         raise Refused(codes.NOT_AVAILABLE, "type is not served")
-    await _publish_to(context, request.channel, as_bytes(request.data))
-    return Empty()
+    return _publish_to(context, request.channel, as_bytes(request.data))
 
 
 async def _publish_to(
     context: ClientContext, name: str, data: bytes, key: str = ""
-) -> None:
+) -> Empty:
     topic = context.subscribed(name) or await context.topic(name)
     if context.binary and not topic.is_binary():
         data = one_line_json(data)
@@ -83,7 +82,7 @@ async def _publish_to(
         await _limit_user(context, topic, layer)
     if not key:
         await _publish_now(context, topic, layer, data)
-        return
+        return _EMPTY
     key = publication_key(key, user_id=context.identity.user_id)
 
     async def publish() -> None:
@@ -93,6 +92,10 @@ async def _publish_to(
 
     # The key of the layer does not suffice: a client may retry while the hook runs.
     await context.publishing.do((name, key), publish)
+    return _EMPTY
+
+
+_EMPTY = Empty()
 
 
 async def _publish_now(

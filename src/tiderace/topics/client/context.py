@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,8 +132,8 @@ class ClientContext:
         await self.require("subscribe", topic)
         return topic
 
-    async def _refusal(self, action: Any, topic: Topic) -> str | None:
+    def _refusal(self, action: Any, topic: Topic) -> Awaitable[str | None]:
         subscription = self.subscriptions.get(topic.topic)
         admitted = subscription is not None and subscription.grant is not None
         user = self.identity.user
-        return await refusal(topic, user, action, self.scope, admitted=admitted)
+        return refusal(topic, user, action, self.scope, admitted=admitted)

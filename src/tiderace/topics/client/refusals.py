@@ -50,30 +50,33 @@ class errors_as_refusals:  # noqa: N801 (as those of contextlib)
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception):
-            refused = self._refused(error)
-            if refused is not None:
-                raise refused from None
+            refusal = as_refusal(error, self._name, self._scope, self._topic)
+            if refusal is not error:
+                raise refusal from None
 
-    def _refused(self, error: Exception) -> Refused | None:
-        """Return what to raise instead of ``error``; None to let it pass."""
-        name, scope = self._name, self._scope
-        if isinstance(error, Refused):
-            if not error.reason:
-                return None
-            log_refusal(name, self._topic, error, scope)
-            return Refused(error.failure, _shown(error.reason, scope))
-        if isinstance(error, ConnectionEnded):
-            return None
-        if isinstance(error, Refuse):
-            return Refused(error.failure)
-        if isinstance(error, UnknownTopic):
-            log_refusal(name, self._topic, error, scope)
-            return Refused(codes.UNKNOWN_TOPIC, _shown(str(error), scope))
-        if isinstance(error, LayerUnavailable):
-            logger.warning("a command %s failed: %s", name, error)
-            return Refused(codes.INTERNAL, _shown(str(error), scope))
-        logger.error("a command %s failed (%s)", name, describe(scope), exc_info=error)
-        return Refused(codes.INTERNAL, _shown(repr(error), scope))
+
+def as_refusal(error: Exception, name: str, scope: Scope, topic: str = "") -> Exception:
+    """Log what a command has raised, and return what to raise instead; maybe the same.
+
+    The arguments and results are those of ``errors_as_refusals``.
+    """
+    if isinstance(error, Refused):
+        if not error.reason:
+            return error
+        log_refusal(name, topic, error, scope)
+        return Refused(error.failure, _shown(error.reason, scope))
+    if isinstance(error, ConnectionEnded):
+        return error
+    if isinstance(error, Refuse):
+        return Refused(error.failure)
+    if isinstance(error, UnknownTopic):
+        log_refusal(name, topic, error, scope)
+        return Refused(codes.UNKNOWN_TOPIC, _shown(str(error), scope))
+    if isinstance(error, LayerUnavailable):
+        logger.warning("a command %s failed: %s", name, error)
+        return Refused(codes.INTERNAL, _shown(str(error), scope))
+    logger.error("a command %s failed (%s)", name, describe(scope), exc_info=error)
+    return Refused(codes.INTERNAL, _shown(repr(error), scope))
 
 
 def log_refusal(
