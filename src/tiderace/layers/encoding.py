@@ -28,7 +28,10 @@ def encode(message: Any) -> bytes:
     Raises:
         TypeError: for a value that cannot be encoded, with its place in the message.
     """
-    return encode_with(_encoder.encode, message)
+    try:
+        return _encoder.encode(message)
+    except Exception:
+        return encode_with(_encoder.encode, message)
 
 
 def encode_with(encode: Callable[[Any], bytes], message: Any) -> bytes:

@@ -20,10 +20,11 @@ class Brokers(list[Broker]):
     ) -> None:
         super().__init__(brokers)
         self.index_of = index_of
+        self._only = brokers[0] if len(brokers) == 1 else None
 
     def broker_of(self, name: str) -> Broker:
         """Return the broker that serves ``name``."""
-        return self[self.index_of(name)]
+        return self._only or self[self.index_of(name)]
 
     def select(self, index: int, names: Iterable[str]) -> list[str]:
         """Return those of ``names`` that the broker with this number serves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from tiderace.history import Position
@@ -31,6 +31,9 @@ logger = logging.getLogger("tiderace.layers")
 
 # Seconds to wait for a reply, however long the publish timeout is.
 _MAX_REPLY_TIMEOUT = 5.0
+
+# Channels whose names are cached, which a message on each of them needs.
+_CACHED_CHANNELS = 8192
 
 _FLUSH = """
 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end
@@ -69,6 +72,7 @@ class RedisBroker:
         self.streams = RedisStreams(self.commands, self.keys, max_bytes=max_bytes)
         self.queues = RedisQueues(self.commands, self.keys)
         self.memberships = RedisMemberships(self.commands, self.keys, cluster=cluster)
+        self._split = lru_cache(maxsize=_CACHED_CHANNELS)(self.keys.split)
         self._prefix = prefix
         self._cluster = cluster
         self._subscriber = Subscriber(
@@ -129,13 +133,13 @@ class RedisBroker:
     def _parse(
         self, channel: bytes, payload: bytes
     ) -> StreamMessage | QueueReady | None:
-        kind, name = self.keys.split(channel)
-        if kind == b"queue":
-            return QueueReady(name.decode())
+        kind, name = self._split(channel)
+        if kind == "queue":
+            return QueueReady(name)
         try:
             epoch, offset, data = payload.split(b" ", 2)
             position = Position(epoch.decode(), int(offset))
-            return StreamMessage(name.decode(), position, position.offset - 1, data)
+            return StreamMessage(name, position, position.offset - 1, data)
         except ValueError:
             logger.error(
                 "a message on %s was not published by a layer and is dropped; let other "

@@ -109,6 +109,7 @@ class CommandRunner:
         self,
         attempt: Callable[[bool], Awaitable[T]],
         first: Awaitable[T] | None = None,
+        begun: float | None = None,
     ) -> T:
         """Call ``attempt`` until it succeeds or the timeout has passed.
 
@@ -116,13 +117,14 @@ class CommandRunner:
             attempt: makes one try; its argument is whether this is a retry.
             first: the first try, if it has begun already. If the server lacks its script,
                 ``attempt`` is called at once.
+            begun: when the first try was begun; now by default.
 
         Raises:
             LayerUnavailable: when the server could not be reached in time, or refused.
             LayerAccessDenied: when it refused the user or password.
             MessageTooLarge: when it never takes a message of this size.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = (begun or time.monotonic()) + self._timeout
         tries = 0
         while True:
             begun = time.monotonic()

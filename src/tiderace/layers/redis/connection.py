@@ -170,11 +170,12 @@ class RedisConnection(asyncio.Protocol):
         self._pinged_at = None
         if self._is_pubsub and self._cut_after_standstill():
             return
+        handle = self._handle_pubsub_reply if self._is_pubsub else self._handle_reply
         parser = self._parser
         parser.feed(data)
         try:
             while (reply := parser.gets()) is not False:
-                self._handle_reply(reply)
+                handle(reply)
         except ConnectionLost as error:
             self._abort(error)
             return
@@ -188,9 +189,6 @@ class RedisConnection(asyncio.Protocol):
         self._fail(exc or ConnectionLost("the server closed the connection"))
 
     def _handle_reply(self, reply: Any) -> None:
-        if self._is_pubsub:
-            self._handle_pubsub_reply(reply)
-            return
         if not self._replies:
             # The reply to a ping on a connection without subscriptions.
             return

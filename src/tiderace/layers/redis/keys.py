@@ -126,10 +126,11 @@ class KeySchema:
             *(self.queue_channel(queue) for queue in queues),
         ]
 
-    def split(self, channel: bytes) -> tuple[bytes, bytes]:
-        """Return ``b"group"`` or ``b"queue"``, and the name, of a channel."""
+    def split(self, channel: bytes) -> tuple[str, str]:
+        """Return "group" or "queue", and the name, of a channel."""
         end = len(channel) - len(self._channel_end)
-        kind, _, name = channel[len(self._channel_start) : end].partition(b":")
+        text = channel[len(self._channel_start) : end].decode()
+        kind, _, name = text.partition(":")
         return kind, name
 
     def _channel(self, kind: str, name: str) -> bytes:
