@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
 from browser.demo_windows import Visitor
 from support.waiting import wait_until
@@ -59,6 +59,60 @@ def test_votes_without_an_account_are_shown_to_the_presenter(signed_in, stranger
     expect(voters[0].get_by_role("button", name="Coffee")).to_have_attribute(
         "aria-pressed", "true"
     )
+
+
+def test_a_vote_that_is_counted_while_the_results_are_loaded_is_shown(
+    signed_in, stranger
+):
+    presenter = open_poll(signed_in("alice"), "/poll/")
+    ask(presenter, "Twice at once?", "Yes", "No")
+    voters = [open_poll(stranger(), "/vote/") for _ in range(2)]
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))
+
+    presenter.route("**/poll/results/", hold_the_first)
+    presenter.evaluate(
+        """() => {
+          window.events = 0;
+          document.getElementById("live").addEventListener("voted", () => { events++; });
+        }"""
+    )
+    voters[0].get_by_role("button", name="Yes").click()
+    # Playwright handles requests during calls only.
+    wait_until(lambda: presenter.evaluate("true") and held, what="the request")
+    voters[1].get_by_role("button", name="No").click()
+    presenter.wait_for_function("() => events === 2")
+
+    [(route, response)] = held
+    route.fulfill(response=response)
+
+    expect(votes(presenter)).to_have_text(["1 50 %", "1 50 %"])
+
+
+def test_the_last_choice_counts_when_the_first_is_still_being_sent(signed_in, stranger):
+    ask(open_poll(signed_in("alice"), "/poll/"), "Undecided?", "A", "B", "C")
+    voter = open_poll(stranger(), "/vote/")
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    voter.route("**/vote/", hold_the_first)
+    for name in ("A", "B", "C"):
+        voter.get_by_role("button", name=name, exact=True).click()
+    wait_until(lambda: voter.evaluate("true") and held, what="the request")
+
+    held[0].continue_()
+
+    expect(votes(voter)).to_have_text(["0 0 %", "0 0 %", "1 100 %"])
 
 
 def test_the_next_question_replaces_the_ballot_of_every_voter(signed_in, stranger):
