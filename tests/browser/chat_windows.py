@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext, Locator, Page
 
+from browser.subscriptions import wait_for_subscription
 from support.pages.typed_site import PASSWORD, TypedSite
 
 __all__ = [
@@ -13,7 +14,7 @@ __all__ = [
     "log_in",
     "say",
     "type_parts_before",
-    "wait_for_subscription",
+    "wait_for_room",
     "windows",
 ]
 
@@ -46,16 +47,12 @@ def windows(
     return pages
 
 
-def wait_for_subscription(page: Page) -> None:
-    """Wait until the page has subscribed to its topic."""
-    page.evaluate(
-        """async () => {
-          const { topics } = await import("tiderace");
-          const room = topics().subscribe(document.body.dataset.topic);
-          if (room.state !== "subscribed")
-            await new Promise((done) => room.addEventListener("subscribed", done, { once: true }));
-        }"""
-    )
+def wait_for_room(page: Page) -> None:
+    """Wait until the page of a room is shown, and has subscribed to its topic."""
+    # Unlike other pages it names the topic: that of a log-in may be shown until now.
+    topic = page.locator("body[data-topic]").get_attribute("data-topic")
+    assert topic
+    wait_for_subscription(page, topic)
 
 
 def say(page: Page, text: str) -> None:

@@ -6,7 +6,10 @@ import re
 
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-__all__ = ["PATIENCE", "Visitor", "badge"]
+__all__ = ["CLIENT", "PATIENCE", "Visitor", "badge"]
+
+CLIENT = "/static/tiderace/tiderace.js"
+"""The client's module, as the pages of the demo import it."""
 
 PATIENCE = 15_000  # milliseconds
 

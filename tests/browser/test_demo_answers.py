@@ -5,20 +5,15 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.demo_windows import Visitor
+from browser.demo_windows import CLIENT, Visitor
+from browser.subscriptions import wait_for_subscription
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
 def open_answers(visitor: Visitor) -> Page:
-    with visitor.page.expect_websocket() as opened:
-        visitor.page.goto(f"{visitor.url}/answers/")
-    opened.value.wait_for_event(
-        "framereceived",
-        lambda frame: (
-            '"channel":"answers"' in str(frame) or '"subscribe"' in str(frame)
-        ),
-    )
+    visitor.page.goto(f"{visitor.url}/answers/")
+    wait_for_subscription(visitor.page, "answers", module=CLIENT)
     return visitor.page
 
 

@@ -7,16 +7,18 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.demo_windows import Visitor, badge
+from browser.demo_windows import CLIENT, Visitor, badge
+from browser.subscriptions import wait_for_subscription
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
 def board(visitor: Visitor) -> Page:
-    """Open the board and wait for its topic."""
+    """Open the board and wait for its topics."""
     visitor.page.goto(f"{visitor.url}/board/")
-    expect(badge(visitor.page)).to_have_text("Connected")
     expect(visitor.page.locator("#here li")).not_to_have_count(0)
+    # What is whispered before is not sent again.
+    wait_for_subscription(visitor.page, "pointers:main", module=CLIENT)
     return visitor.page
 
 
@@ -69,7 +71,7 @@ def test_a_note_is_dragged_to_a_place_between_others(signed_in):
         expect(texts).to_have_text(
             ["first of three", "between them", "second of three", "third of three"]
         )
-    bob.reload()
+    alice.reload()
     expect(texts).to_have_count(4)
 
 
@@ -82,6 +84,8 @@ def test_a_note_that_one_person_edits_is_locked_for_the_others(signed_in):
     locked = note(bob, "Half a thought")
     expect(locked.locator(".lock")).to_have_text("alice is editing")
     expect(locked.get_by_role("button", name="Edit")).to_be_disabled()
+    # The lock is published before the editor's page has its answer.
+    expect(note(alice, "Half a thought").get_by_role("textbox")).to_be_focused()
     alice.keyboard.press("ControlOrMeta+A")
     alice.keyboard.type("A whole one")
     alice.keyboard.press("Enter")

@@ -19,7 +19,7 @@ from browser.chat_windows import (
     log_in,
     say,
     type_parts_before,
-    wait_for_subscription,
+    wait_for_room,
 )
 from support.pages.typed_site import TypedSite
 from support.servers.nginx import guide_block, nginx_before, nginx_program
@@ -57,7 +57,7 @@ def room_window(
     page = new_context(ignore_https_errors=True).new_page()
     page.goto(f"{url}/chat/tea/")
     log_in(page, name)
-    wait_for_subscription(page)
+    wait_for_room(page)
     return page
 
 

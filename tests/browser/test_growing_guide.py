@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.chat_windows import log_in
+from browser.subscriptions import wait_for_subscription
 from support.pages.blocks import blocks_in
 from support.pages.typed_site import TypedSite
 
@@ -15,6 +16,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 QUESTION = " ".join(f"word{number}" for number in range(25))
 ANSWER = f"You have asked: {QUESTION} "
+# Twenty seconds of an answer, which a test ends before.
+LONG_QUESTION = " ".join(f"word{number}" for number in range(100))
 
 
 @pytest.fixture
@@ -50,11 +53,9 @@ def enter(site, new_context) -> Callable[[str], Page]:
         page = new_context().new_page()
         page.on("pageerror", lambda error: pytest.fail(error.message))
         page.goto(f"{site.url()}/admin/login/?next=/room/1/")
-        with page.expect_websocket() as opened:
-            log_in(page, user)
-        opened.value.wait_for_event(
-            "framereceived", lambda frame: "subscribe" in str(frame)
-        )
+        log_in(page, user)
+        expect(page.locator("#log")).to_be_attached()
+        wait_for_subscription(page, "room:1")
         return page
 
     return go
@@ -88,7 +89,7 @@ def test_an_answer_outlasts_a_reload_and_is_the_same_in_every_window(enter):
 
 def test_the_button_stops_the_answer_of_its_user_alone(enter):
     page, other = enter("alice"), enter("bob")
-    ask(page)
+    ask(page, LONG_QUESTION)
     expect(other.locator("article p")).to_contain_text("word1")
 
     refused = other.evaluate(
@@ -107,12 +108,12 @@ def test_the_button_stops_the_answer_of_its_user_alone(enter):
         expect(each.locator("article")).to_have_attribute("data-state", "cancelled")
         expect(each.get_by_role("button", name="Stop")).to_be_hidden()
     assert text(page) == text(other)
-    assert "word24" not in text(page)
+    assert "word99" not in text(page)
 
 
 def test_an_answer_of_a_killed_server_is_marked_failed(site, enter):
     page = enter("alice")
-    ask(page)
+    ask(page, LONG_QUESTION)
     expect(page.locator("article p")).to_contain_text("word2")
 
     site.kill()
@@ -123,7 +124,7 @@ def test_an_answer_of_a_killed_server_is_marked_failed(site, enter):
         "data-state", "failed", timeout=40_000
     )
     assert text(page).startswith(shown)
-    assert "word24" not in text(page)
+    assert "word99" not in text(page)
 
 
 def test_a_page_reads_a_streamed_call(enter):

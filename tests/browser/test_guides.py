@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.chat_windows import log_in
+from browser.subscriptions import wait_for_subscription
 from support.pages.blocks import PAGES, Block, blocks_in
 from support.pages.typed_site import TypedSite
 from support.paths import ROOT
@@ -131,9 +132,9 @@ def test_the_page_of_the_topics_guide_shows_publications(type_guide, page, error
     site.serve("python manage.py runserver")
 
     page.goto(f"{site.url()}/room/")
-    with page.expect_websocket() as opened:
-        log_in(page, "alice")
-    opened.value.wait_for_event("framereceived", lambda frame: "subscribe" in frame)
+    log_in(page, "alice")
+    expect(page.locator("#log")).to_be_attached()
+    wait_for_subscription(page, "room:lobby")
     publish(site, "room:lobby", {"text": "hello"})
 
     expect(page.locator("#log")).to_have_text("hello")
@@ -168,9 +169,8 @@ def test_the_page_beside_a_wsgi_site_shows_what_is_announced(type_guide, page, e
     site = type_guide("docs/guides/keep-wsgi.md")
     site.serve("python manage.py runserver")
 
-    with page.expect_websocket() as opened:
-        page.goto(site.url())
-    opened.value.wait_for_event("framereceived", lambda frame: "subscribe" in frame)
+    page.goto(site.url())
+    wait_for_subscription(page, "news")
     page.locator("input[name=text]").fill("hello")
     page.get_by_role("button").click()
 

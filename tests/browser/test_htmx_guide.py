@@ -7,17 +7,10 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from browser.subscriptions import wait_for_subscription
 from support.clients.npm_packages import serve_packages
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
-
-
-SUBSCRIBED = """async () => {
-  const { topics } = await import("tiderace");
-  const tasks = topics().subscribe("tasks");
-  if (tasks.state !== "subscribed")
-    await new Promise((done) => tasks.addEventListener("subscribed", done, { once: true }));
-}"""
 
 
 @pytest.fixture
@@ -34,7 +27,7 @@ def enter(typed_site, new_context) -> Callable[..., Page]:
         page.on("pageerror", lambda error: pytest.fail(error.message))
         with page.expect_response("**/connection/events*"):
             page.goto(f"{typed_site.url()}/{version}/")
-        page.evaluate(SUBSCRIBED)
+        wait_for_subscription(page, "tasks")
         assert page.evaluate("htmx.version").startswith(f"{version}.")
         return page
 

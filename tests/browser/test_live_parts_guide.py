@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from browser.subscriptions import wait_for_subscription
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 
@@ -14,11 +16,10 @@ def test_both_windows_show_orders_of_pages_and_of_the_shell(typed_site, new_cont
     typed_site.type_until("runserver")
     one, two = (new_context().new_page() for _ in range(2))
     for page in (one, two):
-        with page.expect_websocket() as opened:
-            page.goto(typed_site.url())
-        opened.value.wait_for_event(
-            "framereceived", lambda frame: "subscribe" in str(frame)
-        )
+        page.goto(typed_site.url())
+        script = page.locator("script[src]").get_attribute("src")
+        assert script
+        wait_for_subscription(page, "orders", module=script)
     two.get_by_label("Order").fill("half a wo")
 
     one.get_by_label("Order").fill("tea")

@@ -13,9 +13,10 @@ from browser.chat_windows import (
     lines,
     say,
     type_parts_before,
-    wait_for_subscription,
+    wait_for_room,
     windows,
 )
+from browser.subscriptions import wait_for_subscription
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -23,9 +24,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 def test_the_readme_ends_with_a_line_from_the_shell_in_the_page(typed_site, page):
     typed_site.read("README.md")
     typed_site.type_until("runserver")
-    with page.expect_websocket() as opened:
-        page.goto(typed_site.url())
-    opened.value.wait_for_event("framereceived", lambda frame: "subscribe" in frame)
+    page.goto(typed_site.url())
+    wait_for_subscription(page, "news:world")
 
     typed_site.type_until("shell")
 
@@ -71,7 +71,7 @@ def test_the_picture_shows_two_windows_that_missed_nothing(
     for window in pages:
         window.set_viewport_size(WINDOW)
         window.add_style_tag(content=WINDOW_STYLE)
-        wait_for_subscription(window)
+        wait_for_room(window)
     say(one, "Shall we meet at four?")
     for window in pages:
         expect(lines(window)).to_have_count(1)

@@ -10,7 +10,7 @@ from browser.chat_windows import (
     log_in,
     say,
     type_parts_before,
-    wait_for_subscription,
+    wait_for_room,
     windows,
 )
 
@@ -21,7 +21,7 @@ def test_part_1_ends_with_a_line_from_the_shell_in_the_page(typed_site, new_cont
     type_parts_before(typed_site, 1)
     typed_site.type_until("runserver")
     [page] = windows(new_context, f"{typed_site.url()}/chat/tea/", 1)
-    wait_for_subscription(page)
+    wait_for_room(page)
 
     typed_site.type_until("shell")
 
@@ -33,7 +33,7 @@ def test_part_2_ends_with_two_windows_that_talk(typed_site, new_context):
     type_parts_before(typed_site, 2)
     typed_site.type_until("runserver")
     one, two = windows(new_context, f"{typed_site.url()}/chat/tea/", 2)
-    wait_for_subscription(two)
+    wait_for_room(two)
 
     say(one, "hello <b>there</b>")
 
@@ -46,8 +46,8 @@ def test_part_3_ends_with_windows_that_show_what_they_missed(typed_site, new_con
     type_parts_before(typed_site, 3)
     typed_site.type_until("runserver")
     one, two = windows(new_context, f"{typed_site.url()}/chat/tea/", 2)
-    wait_for_subscription(one)
-    wait_for_subscription(two)
+    wait_for_room(one)
+    wait_for_room(two)
     say(one, "before")
     expect(lines(two)).to_have_text(["before"])
 
@@ -115,7 +115,8 @@ def test_part_6_ends_with_two_processes_of_which_one_is_restarted(
     [one], [two] = (windows(new_context, room, 1) for room in rooms)
     log_in(one, "alice")
     log_in(two, "bob")
-    wait_for_subscription(one)
+    for page in (one, two):
+        wait_for_room(page)
     say(two, "before")
     expect(lines(one)).to_have_text(["bob: before"])
 
