@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from support.clients.npm_packages import MODULES, serve_packages
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 LIBRARIES = ("react", "vue", "alpine")
 # esm.sh makes modules of packages that have none, as React; esbuild does it here.

@@ -27,7 +27,7 @@ from support.servers.ports import free_port
 from support.waiting import wait_until
 from tiderace.server.certificate import development_certificate
 
-pytestmark = [pytest.mark.browser, pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.servers, pytest.mark.timeout(180)]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from browser.subscriptions import wait_for_subscription
 from support.pages.blocks import blocks_in
 from support.pages.typed_site import TypedSite
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 QUESTION = " ".join(f"word{number}" for number in range(25))
 ANSWER = f"You have asked: {QUESTION} "

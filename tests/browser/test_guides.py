@@ -19,7 +19,7 @@ from support.pages.typed_site import TypedSite
 from support.paths import ROOT
 from support.servers.brokers import Server
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 # The guide's own keys are refused, since they are public; its server is not here.
 KEYS = {

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from browser.subscriptions import wait_for_subscription
 from support.clients.npm_packages import serve_packages
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from browser.subscriptions import wait_for_subscription
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
 def test_both_windows_show_orders_of_pages_and_of_the_shell(typed_site, new_context):

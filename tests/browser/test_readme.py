@@ -18,7 +18,7 @@ from browser.chat_windows import (
 )
 from browser.subscriptions import wait_for_subscription
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 
 def test_the_readme_ends_with_a_line_from_the_shell_in_the_page(typed_site, page):
