@@ -32,7 +32,6 @@ from tiderace.route_inspection import Route, websocket_routes
 from tiderace.routing import get_default_application
 from tiderace.runtime.control_socket import make_private, run_directory
 from tiderace.server.access import AccessLog
-from tiderace.server.certificate import development_certificate
 
 if TYPE_CHECKING:
     from tiderace.asgi import ASGIApp
@@ -265,6 +264,9 @@ class Command(DjangoRunserver):
         return _Httpd(self._server)
 
     def _make_certificate(self, host: str) -> str:
+        # Its package cryptography takes 40 ms at each reload.
+        from tiderace.server.certificate import development_certificate
+
         folder = run_directory()
         try:
             make_private(folder)
