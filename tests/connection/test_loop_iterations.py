@@ -11,7 +11,7 @@ import uvloop
 
 from support.clients.asgi_client import Client
 from support.waiting import settle, until
-from tiderace.delivery.loop_iterations import loop_iterations
+from tiderace.delivery.loop_iterations import loop_iterations, ready_counter
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers
 
@@ -206,3 +206,19 @@ def test_the_iterations_of_a_loop_do_not_keep_it(new_loop):
     gc.collect()
 
     assert loop() is None
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_connections_of_a_loop_share_a_counter_that_does_not_keep_it(new_loop):
+    loop = new_loop()
+    counters = [ready_counter(loop) for _ in range(2)]
+    before = counters[0]()
+    loop.call_soon(print)
+
+    assert counters[0] == counters[1]
+    assert counters[0]() > before
+    freed = weakref.ref(loop)
+    loop.close()
+    del loop, counters
+    gc.collect()
+    assert freed() is None
