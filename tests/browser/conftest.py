@@ -23,7 +23,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from browser.demo_windows import Visitor
+from browser.demo.windows import Visitor
 from support.pages.typed_site import TypedSite
 from support.servers.demo_process import PASSWORDS, DemoProcess
 

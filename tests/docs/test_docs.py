@@ -152,7 +152,7 @@ def files_and_python_of(page: str) -> list[Block]:
     return [block for block in of("python", "html", "js") if block.page == page]
 
 
-# Each part of the tutorial continues the one before: browser/test_tutorial.py types them.
+# Each part of the tutorial continues the one before: browser/guides/test_tutorial.py types them.
 PAGES_ALONE = {
     block.page for block in of("python") if not block.page.startswith("docs/tutorial/")
 }

@@ -20,7 +20,7 @@ from playwright.sync_api import (
     expect,
 )
 
-from browser.demo_windows import badge
+from browser.demo.windows import badge
 from support.clients.npm_packages import script_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.chat_windows import (
+from browser.guides.chat_windows import (
     lines,
     say,
     type_parts_before,

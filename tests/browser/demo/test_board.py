@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.demo_windows import CLIENT, Visitor, badge
+from browser.demo.windows import CLIENT, Visitor, badge
 from browser.subscriptions import wait_for_subscription
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from browser.chat_windows import (
+from browser.guides.chat_windows import (
     lines,
     log_in,
     say,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
-from browser.demo_windows import Visitor
+from browser.demo.windows import Visitor
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.chat_windows import log_in
+from browser.guides.chat_windows import log_in
 from browser.subscriptions import wait_for_subscription
 from support.pages.blocks import PAGES, Block, blocks_in
 from support.pages.typed_site import TypedSite

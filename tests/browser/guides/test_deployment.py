@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from browser.chat_windows import (
+from browser.guides.chat_windows import (
     lines,
     log_in,
     say,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.demo_windows import CLIENT, Visitor
+from browser.demo.windows import CLIENT, Visitor
 from browser.subscriptions import wait_for_subscription
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]

@@ -1,0 +1,1 @@
+"""README, tutorial and guides, typed as printed, in Chromium."""
