@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from tiderace import conf
@@ -18,6 +19,9 @@ __all__ = ["Address", "Proxies", "client_ip", "limit_key"]
 Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Proxies: TypeAlias = "int | Sequence[str]"
 """The trusted proxies: how many a connection passes, or the networks they are in."""
+
+# Addresses that are cached: a limit reads that of its client for each command.
+_CACHED = 4096
 
 
 def client_ip(scope: Scope, proxies: Proxies | None = None) -> Address | None:
@@ -54,6 +58,7 @@ def client_ip(scope: Scope, proxies: Proxies | None = None) -> Address | None:
     return address
 
 
+@lru_cache(maxsize=_CACHED)
 def limit_key(address: Address) -> str:
     """Return the key to limit a client by: its IPv4 address, or its IPv6 /64 network.
 
@@ -64,6 +69,7 @@ def limit_key(address: Address) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
+@lru_cache(maxsize=_CACHED)
 def parse(text: str) -> Address | None:
     """Parse an address from a header, with or without a port; None if it is malformed."""
     text = text.strip()

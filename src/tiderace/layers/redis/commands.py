@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hiredis
 import redis.exceptions
@@ -81,8 +81,17 @@ class CommandRunner:
         """
         script = SCRIPTS[name]
         parameters = script.parameters(values, more_keys, more_arguments)
+        begun = time.monotonic()
+        command = cast("tuple[bytes]", ("EVALSHA", script.sha, *parameters))
+        first = self.begin(hiredis.pack_command(command))
+        try:
+            # Mostly it succeeds, and the call that retries is left out.
+            if first is not None:
+                return await first
+        except Exception:  # noqa: S110 (awaited again: raised, or tried again)
+            pass
         return await self.call_with_retry(
-            lambda is_retry: self._evaluate(script, parameters)
+            lambda is_retry: self._evaluate(script, parameters), first, begun
         )
 
     async def try_script(self, name: str, /, **values: Any) -> Any:
