@@ -71,12 +71,13 @@ const SUBSCRIPTION_EVENTS = ["subscribed", "subscribing", "unsubscribed", "publi
 export class ScenarioContext {
   /**
    * `createClient(options)` returns a new client, `api(method, params)` a result of the
-   * HTTP API.
+   * HTTP API; a scenario sends at most `burst` commands at once.
    */
-  constructor({ createClient, api, binary = false }) {
+  constructor({ createClient, api, binary = false, burst = Infinity }) {
     this.createClient = createClient;
     this.api = api;
     this.binary = binary;
+    this.burst = burst;
     this.clients = [];
     this.channel = `c${crypto.randomUUID()}`;
   }
@@ -203,7 +204,10 @@ export const scenarios = {
     const client = await context.connect();
     const subscription = await context.subscribe(client);
     const all = Array.from({ length: 90 }, (_, n) => n);
-    await Promise.all(all.map((n) => subscription.publish(context.encode(n))));
+    for (let n = 0; n < 90; n += context.burst) {
+      const some = all.slice(n, n + context.burst);
+      await Promise.all(some.map((n) => subscription.publish(context.encode(n))));
+    }
 
     assertEqual((await context.receive(subscription, 90)).length, 90, "how many");
     const page = await subscription.history({ limit: -1 });
