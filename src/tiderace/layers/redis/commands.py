@@ -84,14 +84,17 @@ class CommandRunner:
         begun = time.monotonic()
         command = cast("tuple[bytes]", ("EVALSHA", script.sha, *parameters))
         first = self.begin(hiredis.pack_command(command))
+        attempt = self._evaluate
         try:
             # Mostly it succeeds, and the call that retries is left out.
             if first is not None:
                 return await first
-        except Exception:  # noqa: S110 (awaited again: raised, or tried again)
-            pass
+        except Exception as error:
+            # It is awaited again: raised there, or tried again.
+            if _is_unknown_script(error):
+                first, attempt = None, self._evaluate_text
         return await self.call_with_retry(
-            lambda is_retry: self._evaluate(script, parameters), first, begun
+            lambda is_retry: attempt(script, parameters), first, begun
         )
 
     async def try_script(self, name: str, /, **values: Any) -> Any:
@@ -112,7 +115,11 @@ class CommandRunner:
         except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
             if not _is_unknown_script(error):
                 raise
-            return await self._pool.execute("EVAL", script.text, *parameters)
+            return await self._evaluate_text(script, parameters)
+
+    async def _evaluate_text(self, script: Script, parameters: Sequence[Any]) -> Any:
+        """Run a script that the server does not have; it keeps the script then."""
+        return await self._pool.execute("EVAL", script.text, *parameters)
 
     async def call_with_retry(
         self,
