@@ -85,7 +85,7 @@ def _complaint_about_python(words: list[str]) -> str:
             unknown = [name for name in names if name not in known]
             return f"no drill {unknown[0]!r}" if unknown else ""
         case ["-m", "benchmarks", question, *_]:
-            known = (ROOT / "benchmarks" / f"{question}.py").is_file()
+            known = (ROOT / "benchmarks/questions" / f"{question}.py").is_file()
             return "" if known else f"no benchmark {question!r}"
         case ["-m", "venv" | "pytest" | "uvicorn" | "django", *_]:
             return ""
