@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -86,14 +87,17 @@ class AccountState(msgspec.Struct, frozen=True):
         return None
 
 
-class Found(msgspec.Struct, frozen=True):
+# No struct: the class of users is imported by type checkers alone, and the documentation
+# evaluates the annotations of structs.
+@dataclass(frozen=True, slots=True)
+class Found:
     """The result of a look-up."""
 
-    users: dict[str, tuple[AbstractBaseUser, AccountState]] = msgspec.field(
+    users: dict[str, tuple[AbstractBaseUser, AccountState]] = field(
         default_factory=dict
     )
     """By primary key as text; a missing one does not exist."""
-    sessions: dict[str, float | None] = msgspec.field(default_factory=dict)
+    sessions: dict[str, float | None] = field(default_factory=dict)
     """By session key, when it expires (seconds since 1970), None where the engine does
     not store that; a missing one does not exist."""
 
