@@ -20,9 +20,9 @@ from django.dispatch import Signal
 from django.utils.crypto import constant_time_compare
 from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
-from tiderace.asgi import ASGIApp, Receive, Scope, Send, fill_lazy, unwrap_lazy
+from tiderace.asgi import ASGIApp, Scope, Send, fill_lazy, unwrap_lazy
 from tiderace.db import database_sync_to_async
-from tiderace.middleware import BaseMiddleware, socket_thread
+from tiderace.middleware import BaseMiddleware, ScopeMiddleware
 from tiderace.sessions import CookieMiddleware, SessionMiddleware
 
 if TYPE_CHECKING:
@@ -219,14 +219,12 @@ class UserLazyObject(LazyObject):  # type: ignore[type-arg]  # not generic at ru
         raise ValueError("Accessing scope user before it is ready.")
 
 
-class AuthMiddleware(BaseMiddleware):
+class AuthMiddleware(ScopeMiddleware):
     """Puts the session's user into ``scope["user"]``, looked up before the inner app.
 
     It must be inside ``SessionMiddleware``. A user that an outer middleware has set, for
     instance from a token, is kept, and then the session is not read.
     """
-
-    _isolates = True
 
     def populate_scope(self, scope: Scope) -> None:
         """Put a placeholder into ``scope["user"]``, unless a user is there.
@@ -248,15 +246,12 @@ class AuthMiddleware(BaseMiddleware):
             user = _anonymous() if _is_new(scope["session"]) else await get_user(scope)
             fill_lazy(scope["user"], user)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection with ``user`` in its scope."""
-        async with socket_thread(scope):
-            scope = dict(scope)
-            self.populate_scope(scope)
-            await self.resolve_scope(scope)
-            serving = super().__call__(scope, receive, send)
-            del scope  # which would be kept as long as the connection
-            return await serving
+    async def adapt(self, scope: Scope, send: Send) -> tuple[Scope, Send]:
+        """Return a copy of the scope with ``user``, and ``send`` as it is."""
+        scope = dict(scope)
+        self.populate_scope(scope)
+        await self.resolve_scope(scope)
+        return scope, send
 
 
 def _is_placeholder(user: object) -> bool:

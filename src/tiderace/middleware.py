@@ -59,6 +59,35 @@ class BaseMiddleware:
         return self.inner(dict(scope), receive, send)
 
 
+class ScopeMiddleware(BaseMiddleware):
+    """Middleware that changes the scope, or ``send``, before the inner app is called.
+
+    Those that directly follow each other share one coroutine: each coroutine below which
+    a socket is served takes 0.3 KB, and time whenever the socket is woken.
+    """
+
+    _isolates = True
+
+    async def adapt(self, scope: Scope, send: Send) -> tuple[Scope, Send]:
+        """Return the scope and the ``send`` of the inner app."""
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Serve the connection with the inner app, and return its result."""
+        async with socket_thread(scope):
+            scope, send = await self.adapt(scope, send)
+            app = self.inner
+            while (
+                isinstance(app, ScopeMiddleware)
+                and type(app).__call__ is ScopeMiddleware.__call__
+            ):
+                scope, send = await app.adapt(scope, send)
+                app = app.inner
+            serving = app(scope, receive, send)
+            del scope, app  # which would be kept as long as the connection
+            return await serving
+
+
 def socket_thread(scope: Scope) -> AbstractAsyncContextManager[Any]:
     """Return a context in which a WebSocket's sync code has a thread of its own.
 

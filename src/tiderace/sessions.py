@@ -16,10 +16,10 @@ from django.http.response import HttpResponseBase
 from django.utils.encoding import force_str
 from django.utils.functional import LazyObject
 
-from tiderace.asgi import ASGIApp, Event, Receive, Scope, Send, fill_lazy
+from tiderace.asgi import ASGIApp, Event, Scope, Send, fill_lazy
 from tiderace.conf import django_setting
 from tiderace.db import database_sync_to_async
-from tiderace.middleware import socket_thread
+from tiderace.middleware import ScopeMiddleware
 
 __all__ = [
     "CookieMiddleware",
@@ -36,14 +36,11 @@ _SAMESITE = ("strict", "lax", "none")
 _IN_NO_KEY = re.compile(r"[^!-~]")
 
 
-class CookieMiddleware:
+class CookieMiddleware(ScopeMiddleware):
     """Puts the request's cookies into ``scope["cookies"]``, name to value."""
 
-    def __init__(self, inner: ASGIApp) -> None:
-        self.inner = inner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection with ``cookies`` in its scope.
+    async def adapt(self, scope: Scope, send: Send) -> tuple[Scope, Send]:
+        """Return a copy of the scope with ``cookies``, and ``send`` as it is.
 
         Raises:
             ValueError: the scope has no headers, so it is neither HTTP nor WebSocket.
@@ -59,9 +56,7 @@ class CookieMiddleware:
         for name, value in reversed(list(scope["headers"])):
             if name == b"cookie":
                 cookies.update(parse_cookie(value.decode("latin1")))
-        serving = self.inner({**scope, "cookies": cookies}, receive, send)
-        del scope, cookies  # which would be kept as long as the connection
-        return await serving
+        return {**scope, "cookies": cookies}, send
 
     @classmethod
     def set_cookie(
@@ -255,28 +250,22 @@ class InstanceSessionWrapper:
         )
 
 
-class SessionMiddleware:
+class SessionMiddleware(ScopeMiddleware):
     """Puts the Django session that the cookies name into ``scope["session"]``.
 
     The session is a lazy object: its data is read from the engine at first use. The
     middleware must be inside ``CookieMiddleware``.
     """
 
-    def __init__(self, inner: ASGIApp) -> None:
-        self.inner = inner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        """Serve the connection with ``session`` in its scope.
+    async def adapt(self, scope: Scope, send: Send) -> tuple[Scope, Send]:
+        """Return a copy of the scope with ``session``, and a ``send`` that saves it.
 
         Raises:
             ValueError: the scope has neither cookies nor a session.
         """
         wrapper = InstanceSessionWrapper(scope, send)
         await wrapper.resolve_session()
-        async with socket_thread(scope):
-            serving = self.inner(wrapper.scope, receive, wrapper.sender())
-            del scope, wrapper  # which would be kept as long as the connection
-            return await serving
+        return wrapper.scope, wrapper.sender()
 
 
 def SessionMiddlewareStack(inner: ASGIApp) -> CookieMiddleware:  # noqa: N802 (Channels' name)
