@@ -55,6 +55,8 @@ class TopicHub:
         self, hooks: TopicHooks, scope: Scope, transport: Transport
     ) -> None:
         """Serve a client over ``transport`` until it ends."""
+        if not await transport.accept():
+            return
         context = ClientContext(
             hooks,
             scope,

@@ -19,6 +19,9 @@ class Transport(Protocol):
     emulated: bool
     """Whether the client sends its commands in requests of their own."""
 
+    async def accept(self) -> bool:
+        """Accept the client; return False when the connection has ended."""
+
     def receive(self) -> Awaitable[Any]:
         """Wait for what comes next of the client, in the transport's own form.
 

@@ -67,6 +67,9 @@ class HttpStreamTransport:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
 
+    async def accept(self) -> bool:
+        return True  # ``run`` has begun the response
+
     def feed(self, message: bytes) -> bool:
         """Queue a message for ``receive``; return False when too much is queued."""
         number = self._messages.qsize()
