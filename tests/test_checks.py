@@ -244,6 +244,12 @@ def test_a_backend_that_cannot_be_imported_is_an_error(path):
     assert repr(path) in error.msg
 
 
+def test_the_error_for_a_wrong_path_to_a_layer_of_tiderace_contains_the_right_one():
+    error = only(check_config("tiderace.layers.RedisChannelLayer"), "tiderace.E005")
+
+    assert "did you mean 'tiderace.layers.redis.RedisChannelLayer'?" in error.msg
+
+
 def test_the_error_for_an_unknown_option_contains_the_nearest_one():
     error = only(check_config(capacty=5), "tiderace.E006")
 

@@ -126,6 +126,15 @@ def test_a_backend_that_cannot_be_imported_is_named(manager, path):
         manager["default"]
 
 
+@configured(default={"BACKEND": "tiderace.layers.RedisChannelLayer"})
+def test_a_wrong_path_to_a_layer_of_tiderace_is_answered_with_the_right_one(manager):
+    with pytest.raises(
+        InvalidChannelLayerError,
+        match=r"did you mean 'tiderace\.layers\.redis\.RedisChannelLayer'\?",
+    ):
+        manager["default"]
+
+
 @configured(default={"BACKEND": "test_layer_manager.BrokenLayer"})
 def test_an_error_of_a_layers_constructor_is_passed_on():
     with pytest.raises(KeyError, match="in the constructor"):

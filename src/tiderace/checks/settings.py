@@ -68,7 +68,6 @@ from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, global_settings, settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 (Django's name)
 from django.core.management import get_commands, load_command_class
-from django.utils.module_loading import import_string
 
 from tiderace import conf
 from tiderace.checks import check
@@ -79,6 +78,7 @@ from tiderace.checks.application import (
     version_numbers,
 )
 from tiderace.layers.isolation import ADVICE
+from tiderace.layers.manager import import_backend
 from tiderace.layers.options import constructor_options
 
 _LAYER_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
@@ -412,7 +412,7 @@ def _check_layer(alias: Any, entry: Any) -> Iterator[CheckMessage]:
         )
         return
     try:
-        backend = import_string(entry["BACKEND"])
+        backend = import_backend(entry["BACKEND"])
     except ImportError as error:
         yield Error(
             f"{where}: the BACKEND {entry['BACKEND']!r} cannot be imported: {error}.",

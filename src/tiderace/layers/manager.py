@@ -18,6 +18,13 @@ from tiderace.runtime.readiness import ready_check
 # Seconds that a layer may take to reach its broker before its process is not ready.
 _CONNECT_TIME = 2.0
 
+_BACKENDS = (
+    "tiderace.layers.InMemoryChannelLayer",
+    "tiderace.layers.database.DatabaseChannelLayer",
+    "tiderace.layers.redis.RedisChannelLayer",
+    "tiderace.layers.redis.RedisPubSubChannelLayer",
+)
+
 
 class ChannelLayerManager:
     """The layers of this process by alias.
@@ -75,7 +82,7 @@ class ChannelLayerManager:
                 f"CHANNEL_LAYERS[{name!r}]"
             ) from None
         try:
-            backend_class = import_string(path)
+            backend_class = import_backend(path)
         except ImportError as error:
             raise InvalidChannelLayerError(
                 f"Cannot import BACKEND {path!r} specified for {name}: {error}"
@@ -145,6 +152,19 @@ def layer_attribute(layer: Any, name: str, default: Any = None) -> Any:
 channel_layers = ChannelLayerManager()
 on_shutdown(channel_layers.close)
 ready_check(channel_layers.why_not_ready)
+
+
+def import_backend(path: str) -> Any:
+    """Return the class of a layer by its dotted path.
+
+    Raises:
+        ImportError: with the layer of Tiderace whose path is most alike.
+    """
+    try:
+        return import_string(path)
+    except ImportError as error:
+        suggestion = conf.nearest(path, _BACKENDS)
+        raise ImportError(f"{error}{suggestion}") from error
 
 
 def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> Any:
