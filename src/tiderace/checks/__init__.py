@@ -1,4 +1,12 @@
-"""System checks of ``manage.py check``."""
+"""System checks of ``manage.py check``; ``docs/reference/checks.md`` lists their ids.
+
+They read settings, source and versions. They open no connection and make no layer. Only
+the check of the origins, which runs with ``--deploy``, imports the ASGI application: the
+import may have side effects.
+
+A new check takes the next free number. ``check`` decorates it, in the module of what it
+inspects; ``tiderace.apps`` imports these modules, which registers the checks.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""System checks of routes, consumers, database connections and installed packages.
-
-Only the check of the routes, which runs with ``--deploy``, imports the ASGI
-application. No check opens a connection or makes a layer.
-"""
+"""System checks of routes, keys, caches, database connections and installed packages."""
 
 from __future__ import annotations
 

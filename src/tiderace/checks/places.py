@@ -1,4 +1,4 @@
-"""System checks of what stands in a place where it has no effect."""
+"""System checks of consumers and topics in modules where they have no effect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_url_patterns() -> Iterator[CheckMessage]:
     try:
         patterns = get_resolver().url_patterns
     except Exception:
-        return  # what the import of urls.py raises, Django's own check reports
+        return  # Django's own check reports what the import of urls.py raises
     for route, cls in _asgi_classes(patterns):
         yield Error(
             f"The URL pattern {route!r} has {cls.__name__}.as_asgi(), which Django's "
@@ -44,7 +44,7 @@ def check_url_patterns() -> Iterator[CheckMessage]:
 def check_topics_modules() -> Iterator[CheckMessage]:
     """Warn of modules with topics of the project that Django's start does not import.
 
-    A module counts if it is called ``topics.py`` or almost so.
+    A module counts if its name is ``topics`` or resembles it.
     """
     folder = _project_folder()
     if folder is None:
@@ -54,7 +54,7 @@ def check_topics_modules() -> Iterator[CheckMessage]:
     for file in sorted(file for each in _MODULES for file in folder.glob(each)):
         if (
             str(file) in imported
-            or not _is_called_topics(file.stem)
+            or not _resembles_topics(file.stem)
             or not (file.parent / "__init__.py").exists()
             or not _declares_topics(file)
         ):
@@ -73,7 +73,7 @@ def check_topics_modules() -> Iterator[CheckMessage]:
         )
 
 
-def _is_called_topics(name: str) -> bool:
+def _resembles_topics(name: str) -> bool:
     return SequenceMatcher(None, name.lower(), "topics").ratio() > _SIMILAR
 
 

@@ -1,7 +1,7 @@
 """Whether the server was started with the application that it can serve.
 
-An ASGI application under a WSGI server, or the reverse, answers every request with an error
-of Python's about missing arguments. The command line says so beforehand.
+An ASGI application under a WSGI server, or the reverse, answers every request with Python's
+error about missing arguments. The command line shows the mistake before the first request.
 """
 
 from __future__ import annotations

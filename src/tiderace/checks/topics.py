@@ -189,7 +189,7 @@ def _place(cls: type) -> str:
 
 
 def _names_of(base: type[Any]) -> dict[str, bool]:
-    """Return the public names of a class, and whether each is that of a method."""
+    """Return the public names of a class, and whether each is the name of a method."""
     module = _loaded("declaration.topic")
     hooks = () if module is None else module.TOPIC_HOOKS
     return {
@@ -206,7 +206,7 @@ def _meant(name: str, value: Any, known: Mapping[str, bool]) -> str | None:
         return None
     is_method = callable(value) or isinstance(value, classmethod | staticmethod)
     possible = [each for each, method in known.items() if method is is_method]
-    if isinstance(value, bool):  # which a permission may be taken for
+    if isinstance(value, bool):  # as in can_publish = True, where a method is meant
         possible += [each for each in known if each.startswith("can_")]
     matches = difflib.get_close_matches(name, possible, n=1, cutoff=_SIMILAR)
     return matches[0] if matches else None
