@@ -34,7 +34,7 @@ from tiderace.security.websocket import (
 from tiderace.topics.hooks import TopicHooks
 from tiderace.topics.hub import current
 from tiderace.topics.server_api import http_api
-from tiderace.topics.transports import emulation, event_feed, http_stream, sse
+from tiderace.topics.transports import emulation, events, http_stream, sse
 from tiderace.topics.transports.http_exchange import HttpExchange, Rejected
 from tiderace.topics.transports.websocket import WebSocketTransport
 
@@ -196,5 +196,5 @@ _HTTP_HANDLERS: dict[str, Callable[[TopicsEndpoint, HttpExchange], Awaitable[Non
     "http_stream": http_stream.serve,
     "sse": sse.serve,
     "emulation": emulation.serve,
-    "events": event_feed.serve,
+    "events": events.serve,
 }
