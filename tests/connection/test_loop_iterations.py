@@ -14,6 +14,8 @@ from support.waiting import settle, until
 from tiderace.delivery.loop_iterations import loop_iterations, ready_counter
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers
+from tiderace.server.frames import text_frame
+from tiderace.server.writer import ServerFrameWriter, WriteScheduler
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop])
@@ -139,6 +141,25 @@ def test_a_burst_of_two_senders_loses_none_on_its_way_through_a_task(run):
     run(main)
 
 
+async def turns_of_500_messages(layer):
+    """Send them to the group "room"; return how many turns of the loop that takes."""
+    await until(lambda: not loop_iterations().pending)
+    await settle()
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    for _ in range(500):
+        await layer.group_send("room", {"type": "news"})
+    counting.cancel()
+    return turns
+
+
 def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn(run):
     class Quiet(AsyncWebsocketConsumer):
         groups = ("room",)
@@ -149,23 +170,41 @@ def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn(run):
 
     async def main(layer):
         client = await Client(Quiet.as_asgi()).open()
-        await until(lambda: not loop_iterations().pending)
-        await settle()
-        iterations = 0
 
-        async def count():
-            nonlocal iterations
-            while True:
-                iterations += 1
-                await asyncio.sleep(0)
-
-        counting = asyncio.create_task(count())
-        for _ in range(500):
-            await layer.group_send("room", {"type": "news"})
-
+        assert await turns_of_500_messages(layer) == 0
         assert Quiet.count == 500
-        assert iterations == 0
-        counting.cancel()
+        await client.leave()
+
+    run(main)
+
+
+def test_a_handler_that_only_sends_costs_its_sender_no_turn(run):
+    class Answering(AsyncWebsocketConsumer):
+        groups = ("room",)
+
+        async def news(self, event):
+            await self.send("seen")
+
+    class Transport:
+        written = b""
+
+        def write(self, data):
+            self.written += data
+
+        def is_closing(self):
+            return False
+
+    async def main(layer):
+        transport = Transport()
+        scheduler = WriteScheduler(asyncio.get_running_loop())
+        frames = ServerFrameWriter(transport, scheduler)
+        frames.open()
+        client = Client(Answering.as_asgi(), extensions={"tiderace.frames": frames})
+        await client.open()
+
+        assert await turns_of_500_messages(layer) == 0
+        await settle()
+        assert transport.written == 500 * text_frame(b"seen")
         await client.leave()
 
     run(main)

@@ -37,6 +37,7 @@ class Frames:
         self.built = 0
         self.congested = False
         self.buffered = 0
+        self.write_due = False
 
     def text_frame(self, payload):
         self.built += 1

@@ -136,15 +136,13 @@ class EagerPath:
         outbox: takes broadcasts.
         caller: handles a message that ``handlers.find`` has no handler for.
         context: the context of the connection's task.
-
-    Attributes:
-        count_ready: the loop's ``ready_counter``.
     """
 
     __slots__ = (
         "_caller",
         "_consumer",
         "_context",
+        "_count_ready",
         "_eager_from",
         "_find_handler",
         "_idle",
@@ -155,7 +153,6 @@ class EagerPath:
         "_task",
         "_thread",
         "_thread_id",
-        "count_ready",
     )
 
     def __init__(
@@ -180,7 +177,7 @@ class EagerPath:
         # None below a sync caller, as in TestCase: its own thread runs the sync code.
         self._thread = threads.current()
         self._iterations = loop_iterations()
-        self.count_ready = ready_counter(self._loop)
+        self._count_ready = ready_counter(self._loop)
         # Whether the connection's task waits for the mailbox.
         self._idle = False
         # The iteration of the loop after which the tasks that a handler has woken have run.
@@ -244,6 +241,14 @@ class EagerPath:
             swap_current_task(self._loop, outer)
             _running = False
         return True
+
+    def count_ready(self) -> int:
+        """Return the loop's ``ready_counter``, without the callback that writes frames.
+
+        A handler that only sends wakes no task. Were it counted, the messages of a burst
+        to many small groups would be delivered in a tick of the loop each.
+        """
+        return self._count_ready() - self._outbox.write_due
 
     def wait(self, woken: bool) -> None:
         """Handle messages eagerly from now on: the connection's task waits for them.

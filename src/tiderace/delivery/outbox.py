@@ -37,6 +37,10 @@ class FrameWriter(Protocol):
         """Wait until the socket is not congested any more, or is closed."""
 
     @property
+    def write_due(self) -> bool:
+        """Whether the event loop has a callback that writes to this or other sockets."""
+
+    @property
     def congested(self) -> bool:
         """Whether the transport's buffer is full, since the client reads slowly."""
 
@@ -136,6 +140,11 @@ class Outbox:
     def writer(self) -> FrameWriter | None:
         """The frame writer while the socket is open; None with other servers."""
         return self._frames if self.open else None
+
+    @property
+    def write_due(self) -> bool:
+        """Whether a callback of the event loop is to write frames; see ``FrameWriter``."""
+        return self._frames is not None and self._frames.write_due
 
     def put(self, message: PreparedMessage) -> bool:
         """Send ``message`` without waiting; return False if the server cannot.

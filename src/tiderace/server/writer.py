@@ -341,6 +341,11 @@ class ServerFrameWriter:
         return self._scheduler.write_all(writers, frame)
 
     @property
+    def write_due(self) -> bool:
+        """Whether the event loop has a callback that writes to this or other sockets."""
+        return self._scheduler._scheduled
+
+    @property
     def unsent(self) -> bool:
         """Whether the kernel has not taken all bytes that were written to the transport."""
         return self._transport.get_write_buffer_size() > 0
