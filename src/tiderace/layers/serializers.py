@@ -22,7 +22,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -32,6 +31,7 @@ import msgspec
 
 from tiderace.json_compat import to_plain, well_formed_json
 from tiderace.layers import compression, encoding
+from tiderace.layers.random_bytes import random_bytes
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet, MultiFernet
@@ -177,8 +177,7 @@ class BaseMessageSerializer(ABC):
         if self.crypter is not None:
             data = self.crypter.encrypt(data)
         if self.random_prefix_length > 0:
-            # Not from `random`, which an application may seed the same in all processes.
-            data = os.urandom(self.random_prefix_length) + data
+            data = random_bytes(self.random_prefix_length) + data
         return data
 
     def deserialize(self, message: bytes) -> Any:

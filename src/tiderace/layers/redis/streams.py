@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import struct
 import time
@@ -12,10 +11,10 @@ from typing import Any, cast
 
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
+from tiderace.layers.random_bytes import random_bytes
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 from tiderace.layers.redis.scripts import SCRIPTS, pack
-from tiderace.runtime.forks import after_fork
 
 # Bytes of a message's id, and of an epoch. The script takes the random part of a new epoch
 # or a leap from the first bytes of the id.
@@ -24,11 +23,6 @@ _EPOCH_SIZE = 6
 
 # Groups whose part of a command is cached, half a kilobyte each.
 _CACHED_GROUPS = 8192
-
-# Ids only have to differ, so they need no system call. The generator is not the global
-# one, which the application may seed; a forked child seeds its own.
-_random = random.Random()  # noqa: S311
-after_fork(_random.seed)
 
 # Seconds by which the clock of a server that takes over may be ahead.
 _MAX_CLOCK_DIFFERENCE = 5.0
@@ -74,7 +68,7 @@ class RedisStreams:
         key: str = "",
         key_ttl: float = KEY_TTL,
     ) -> Published:
-        message_id = _random.randbytes(_ID_SIZE)
+        message_id = random_bytes(_ID_SIZE)
         begun = time.monotonic()
 
         async def attempt(is_retry: bool) -> Any:

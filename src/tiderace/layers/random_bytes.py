@@ -1,0 +1,15 @@
+"""Random bytes for ids that only have to differ: without a system call for each."""
+
+from __future__ import annotations
+
+import random
+
+from tiderace.runtime.forks import after_fork
+
+# Not the global generator, which an application may seed the same in all processes. A
+# forked child seeds its own.
+_generator = random.Random()  # noqa: S311
+after_fork(_generator.seed)
+
+random_bytes = _generator.randbytes
+"""Returns so many random bytes, which an observer may be able to predict."""
