@@ -65,17 +65,7 @@ def fresh_layer(settings):
 
 
 @pytest.fixture
-def topics():
-    """Declared topics are undeclared afterwards."""
-    before = list(declared)
-    yield
-    for topic in list(declared):
-        if topic not in before:
-            declared.remove(topic)
-
-
-@pytest.fixture
-def app(topics):
+def app(own_topics):
     """Topics of every kind that the tests below need."""
 
     class Room(Topic):
@@ -242,7 +232,7 @@ async def test_a_kind_of_request_that_is_not_served_is_refused(app, method, fiel
         assert await client.refused(method, channel="room:tea", **fields) == 108
 
 
-async def test_the_data_of_a_subscribe_command_reaches_on_subscribe(topics):
+async def test_the_data_of_a_subscribe_command_reaches_on_subscribe(own_topics):
     class Asking(Topic):
         pattern = "asking"
         permission_classes = [AllowAny]
@@ -455,7 +445,9 @@ async def test_publications_during_a_subscribe_come_once(app):
         layer.stream_read = read
 
 
-async def test_no_publication_comes_before_the_reply_to_subscribe(topics, monkeypatch):
+async def test_no_publication_comes_before_the_reply_to_subscribe(
+    own_topics, monkeypatch
+):
     """Entering takes a while, in which much may be published."""
 
     class Busy(Topic):
@@ -486,7 +478,7 @@ async def test_no_publication_comes_before_the_reply_to_subscribe(topics, monkey
         assert await client.publications(4) == [0, 1, 2, 3]
 
 
-async def test_no_publication_comes_before_the_reply_to_connect(topics):
+async def test_no_publication_comes_before_the_reply_to_connect(own_topics):
     class First(Topic):
         pattern = "first"
         history = History()
@@ -514,7 +506,7 @@ async def test_no_publication_comes_before_the_reply_to_connect(topics):
 
 
 async def test_a_gap_before_the_reply_ends_the_subscription_after_it(
-    topics, monkeypatch
+    own_topics, monkeypatch
 ):
     class Lost(Topic):
         pattern = "lost"
@@ -625,7 +617,7 @@ async def test_a_key_that_comes_twice_is_published_once(app):
         assert await client.quiet()
 
 
-async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
+async def test_a_key_that_comes_twice_runs_the_applications_hook_once(own_topics):
     ran = []
 
     class Stored(Topic):
@@ -645,7 +637,7 @@ async def test_a_key_that_comes_twice_runs_the_applications_hook_once(topics):
     assert ran == ["hi"]
 
 
-async def test_a_repeated_key_waits_for_the_first_publish(topics):
+async def test_a_repeated_key_waits_for_the_first_publish(own_topics):
     begun, may_end = asyncio.Event(), asyncio.Event()
     ran = []
 
@@ -686,7 +678,7 @@ def test_a_refusal_has_a_message_that_every_codec_can_encode(message):
     assert Refuse(message).failure.message == "half \ufffd"
 
 
-async def test_a_repeated_key_is_published_when_the_first_publish_failed(topics):
+async def test_a_repeated_key_is_published_when_the_first_publish_failed(own_topics):
     errors = [Refuse("not now", code=400)]
 
     class Picky(Topic):
@@ -729,7 +721,7 @@ class Message(msgspec.Struct):
     size: int = 1
 
 
-async def test_a_message_of_another_type_is_refused_with_the_reason(topics):
+async def test_a_message_of_another_type_is_refused_with_the_reason(own_topics):
     class Typed(Topic):
         pattern = "typed"
         permission_classes = [AllowAny]
@@ -746,7 +738,7 @@ async def test_a_message_of_another_type_is_refused_with_the_reason(topics):
         assert "$.text" in reply["error"]["message"]
 
 
-async def test_the_result_of_on_publish_is_published(topics):
+async def test_the_result_of_on_publish_is_published(own_topics):
     class Typed(Topic):
         pattern = "typed"
         permission_classes = [AllowAny]
@@ -763,7 +755,7 @@ async def test_the_result_of_on_publish_is_published(topics):
         assert await client.publications(1) == [{"text": "HI", "size": 1}]
 
 
-async def test_nothing_is_published_when_on_publish_returns_none(topics):
+async def test_nothing_is_published_when_on_publish_returns_none(own_topics):
     class Silent(Topic):
         pattern = "silent"
         permission_classes = [AllowAny]
@@ -778,7 +770,7 @@ async def test_nothing_is_published_when_on_publish_returns_none(topics):
         assert await client.quiet()
 
 
-async def test_a_hook_that_fails_is_an_error_and_no_traceback(topics, caplog):
+async def test_a_hook_that_fails_is_an_error_and_no_traceback(own_topics, caplog):
     class Broken(Topic):
         pattern = "broken"
         permission_classes = [AllowAny]
@@ -798,7 +790,7 @@ async def test_a_hook_that_fails_is_an_error_and_no_traceback(topics, caplog):
     assert "a bug with a secret" in caplog.text
 
 
-async def test_publishing_too_often_is_a_temporary_error(topics):
+async def test_publishing_too_often_is_a_temporary_error(own_topics):
     class Slow(Topic):
         pattern = "slow"
         permission_classes = [AllowAny]
@@ -817,7 +809,7 @@ async def test_publishing_too_often_is_a_temporary_error(topics):
         assert reply["error"]["temporary"] is True
 
 
-async def test_a_user_has_one_allowance_over_all_connections(topics):
+async def test_a_user_has_one_allowance_over_all_connections(own_topics):
     class Shared(Topic):
         pattern = "shared:<int:pk>"
         permission_classes = [AllowAny]
@@ -841,7 +833,7 @@ async def test_a_user_has_one_allowance_over_all_connections(topics):
         await other.done("publish", channel="shared:2", data=1)
 
 
-async def test_anonymous_visitors_of_one_address_share_an_allowance(topics):
+async def test_anonymous_visitors_of_one_address_share_an_allowance(own_topics):
     class Shared(Topic):
         pattern = "shared"
         permission_classes = [AllowAny]
@@ -1003,7 +995,7 @@ async def test_a_client_that_on_connect_refuses_runs_no_command(app, error):
             assert (error["code"], error.get("temporary")) == (103, temporary)
 
 
-async def test_a_connect_that_fails_late_leaves_nothing_of_the_client(topics):
+async def test_a_connect_that_fails_late_leaves_nothing_of_the_client(own_topics):
     bugs = [RuntimeError("a bug")]
 
     class Kept(Topic):
@@ -1065,7 +1057,7 @@ async def test_others_see_the_user_info_of_a_client(people):
 
 
 @pytest.fixture
-def people(topics):
+def people(own_topics):
     class People(Topic):
         pattern = "people"
         permission_classes = [AllowAny]
@@ -1114,7 +1106,7 @@ async def test_a_client_that_left_is_no_longer_present(people):
             assert list(result["presence"]) == [one.id]
 
 
-async def test_a_client_without_permission_for_presence_gets_no_joins(topics):
+async def test_a_client_without_permission_for_presence_gets_no_joins(own_topics):
     class Secret(Topic):
         pattern = "secret"
         permission_classes = [AllowAny]
@@ -1152,7 +1144,7 @@ async def test_a_client_gets_no_joins_after_unsubscribe(people):
 
 
 @pytest.mark.parametrize("what", ["history", "presence"])
-async def test_can_read_history_and_can_see_presence_are_called(topics, what):
+async def test_can_read_history_and_can_see_presence_are_called(own_topics, what):
     class Blind(Topic):
         pattern = "blind"
         permission_classes = [AllowAny]
@@ -1171,7 +1163,7 @@ async def test_can_read_history_and_can_see_presence_are_called(topics, what):
         assert await client.refused(what, channel="blind") == 103
 
 
-async def test_a_topic_may_push_joins_to_all_subscribers(topics):
+async def test_a_topic_may_push_joins_to_all_subscribers(own_topics):
     class Open(Topic):
         pattern = "open"
         permission_classes = [AllowAny]
@@ -1305,7 +1297,7 @@ async def test_a_client_that_unsubscribes_from_a_beginning_subscription_is_not_p
 
 @pytest.mark.parametrize("late", ["stream_subscribe", "stream_read"])
 async def test_a_client_may_subscribe_again_while_a_subscription_begins(
-    topics, monkeypatch, late
+    own_topics, monkeypatch, late
 ):
     class Late(Topic):
         pattern = "late"
@@ -1342,7 +1334,7 @@ async def test_a_client_may_subscribe_again_while_a_subscription_begins(
 
 
 async def test_a_subscription_ended_while_it_begins_ends_after_its_reply(
-    topics,
+    own_topics,
 ):
     reached, go_on = asyncio.Event(), asyncio.Event()
 
@@ -1481,7 +1473,7 @@ async def test_a_command_with_a_name_that_is_too_long_is_refused(app, method):
         assert await client.refused(method, **body) == 102
 
 
-def test_a_name_with_a_nul_belongs_to_no_topic(topics):
+def test_a_name_with_a_nul_belongs_to_no_topic(own_topics):
     class AnyName(Topic):
         pattern = "any:<str:name>"
 
@@ -1528,7 +1520,7 @@ async def test_a_consumer_in_the_group_gets_publications(app):
 # Declaring
 
 
-def test_two_classes_cannot_have_one_pattern(topics):
+def test_two_classes_cannot_have_one_pattern(own_topics):
     class One(Topic):
         pattern = "same"
 
@@ -1538,7 +1530,7 @@ def test_two_classes_cannot_have_one_pattern(topics):
             pattern = "same"
 
 
-def test_a_wrong_rate_is_found_when_the_class_is_made(topics):
+def test_a_wrong_rate_is_found_when_the_class_is_made(own_topics):
     with pytest.raises(ImproperlyConfigured, match="'often' is no rate"):
 
         class Wrong(Topic):
@@ -1551,7 +1543,7 @@ def test_a_history_that_keeps_nothing_is_refused():
         History(size=0)
 
 
-def test_the_most_specific_pattern_wins(topics):
+def test_the_most_specific_pattern_wins(own_topics):
     class Anything(Topic):
         pattern = "<str:name>"
 
@@ -1594,7 +1586,7 @@ async def test_a_client_is_not_stale_while_on_connect_runs(app, settings):
 
 
 @pytest.fixture
-def slow_topic(topics, monkeypatch):
+def slow_topic(own_topics, monkeypatch):
     """A topic with a hook that waits, in whose presence clients are."""
     monkeypatch.setattr("tiderace.topics.client.reader._READ_AHEAD_AFTER", 0)
 

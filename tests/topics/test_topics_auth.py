@@ -27,7 +27,6 @@ from tiderace.topics import (
     apresence,
     apublish,
 )
-from tiderace.topics.declaration.topic import declared
 from tiderace.topics.tokens import (
     connection_token,
     signed_topic,
@@ -50,17 +49,7 @@ def site(settings):
 
 
 @pytest.fixture
-def topics():
-    """Declared topics are undeclared afterwards."""
-    before = list(declared)
-    yield
-    for topic in list(declared):
-        if topic not in before:
-            declared.remove(topic)
-
-
-@pytest.fixture
-def app(topics):
+def app(own_topics):
     class Open(Topic):
         pattern = "open:<slug:name>"
         permission_classes = [AllowAny]
@@ -111,7 +100,7 @@ def person(pk="7"):
 # By session
 
 
-async def test_a_visitor_without_a_session_needs_no_thread(topics, monkeypatch):
+async def test_a_visitor_without_a_session_needs_no_thread(own_topics, monkeypatch):
     class Open(Topic):
         pattern = "open:<slug:name>"
         permission_classes = [AllowAny]
