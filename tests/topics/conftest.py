@@ -8,3 +8,4 @@ from support.topics.engines import (  # noqa: F401 (fixtures)
     shared_engine,
     shared_postgresql,
 )
+from support.topics.rooms import app, fresh_layer, people  # noqa: F401 (fixtures)

@@ -22,14 +22,20 @@ from support.topics import mutants
 pytestmark = pytest.mark.timeout(120)
 
 
-TOPICS = "topics/test_topics.py::test_"
+CONNECTING = "topics/client/test_connecting.py::test_"
+PRESENCE_OF_CLIENTS = "topics/client/test_presence_of_clients.py::test_"
+PUBLISHING = "topics/client/test_publishing.py::test_"
+READING = "topics/client/test_reading.py::test_"
+RECOVERY = "topics/client/test_recovery.py::test_"
+SUBSCRIBING = "topics/client/test_subscribing.py::test_"
+TIMES_AND_LIMITS = "topics/client/test_times_and_limits.py::test_"
 AUTH = "topics/test_topics_auth.py::test_"
 HTTP = "topics/transports/test_transports_http.py::test_"
 POSITIONS = "topics/test_positions.py::test_"
 STORM = "topics/test_topics_property.py::test_"
 
-MISSED = f"{TOPICS}a_returning_client_gets_exactly_what_it_missed"
-HISTORY = f"{TOPICS}history_is_read_with_a_limit_and_backwards"
+MISSED = f"{RECOVERY}a_returning_client_gets_exactly_what_it_missed"
+HISTORY = f"{READING}history_is_read_with_a_limit_and_backwards"
 KEPT = f"{STORM}no_client_loses_a_publication_that_is_kept[0]"
 
 CATCHERS = {
@@ -37,13 +43,13 @@ CATCHERS = {
     "recovery_repeats_one": MISSED,
     "recovery_is_reversed": MISSED,
     "recovery_always_succeeds": (
-        f"{TOPICS}a_client_that_missed_more_than_is_kept_is_not_recovered",
+        f"{RECOVERY}a_client_that_missed_more_than_is_kept_is_not_recovered",
         f"{STORM}every_loss_is_reported_to_the_client[0]",
     ),
     "no_client_is_refused_for_an_old_position": (
-        f"{TOPICS}a_client_with_the_flag_is_refused_instead_of_unrecovered"
+        f"{RECOVERY}a_client_with_the_flag_is_refused_instead_of_unrecovered"
     ),
-    "offsets_have_gaps": f"{TOPICS}a_subscriber_gets_publications",
+    "offsets_have_gaps": f"{SUBSCRIBING}a_subscriber_gets_publications",
     "epochs_change_with_every_reply": MISSED,
     "gaps_are_not_noticed": (
         "protocol/test_protocol_session.py::test_a_publication_that_does_not_follow_is_a_loss"
@@ -51,24 +57,24 @@ CATCHERS = {
     "every_third_publication_is_lost": KEPT,
     "every_publication_comes_twice": KEPT,
     "commands_of_a_message_are_reversed": (
-        f"{TOPICS}commands_of_one_message_are_answered_in_order"
+        f"{SUBSCRIBING}commands_of_one_message_are_answered_in_order"
     ),
     "publications_overtake_the_reply": (
-        f"{TOPICS}no_publication_comes_before_the_reply_to_subscribe"
+        f"{RECOVERY}no_publication_comes_before_the_reply_to_subscribe"
     ),
     "publications_are_lost_while_a_subscription_begins": (
-        f"{TOPICS}no_publication_comes_before_the_reply_to_subscribe",
-        f"{TOPICS}no_publication_comes_before_the_reply_to_connect",
+        f"{RECOVERY}no_publication_comes_before_the_reply_to_subscribe",
+        f"{RECOVERY}no_publication_comes_before_the_reply_to_connect",
     ),
     "unsubscribing_keeps_pushing_joins": (
-        f"{TOPICS}a_client_gets_no_joins_after_unsubscribe"
+        f"{PRESENCE_OF_CLIENTS}a_client_gets_no_joins_after_unsubscribe"
     ),
-    "unsubscribing_keeps_delivering": f"{TOPICS}a_client_gets_nothing_after_unsubscribe",
+    "unsubscribing_keeps_delivering": f"{SUBSCRIBING}a_client_gets_nothing_after_unsubscribe",
     "history_is_never_reversed": HISTORY,
     "history_has_no_beginning": HISTORY,
-    "presence_is_empty": f"{TOPICS}presence_lists_the_clients_of_a_topic",
+    "presence_is_empty": f"{PRESENCE_OF_CLIENTS}presence_lists_the_clients_of_a_topic",
     "joins_are_not_pushed": (
-        f"{TOPICS}a_client_that_asked_for_joins_gets_joins_and_leaves"
+        f"{PRESENCE_OF_CLIENTS}a_client_that_asked_for_joins_gets_joins_and_leaves"
     ),
     "a_bad_token_closes_with_another_code": (
         f"{AUTH}an_invalid_token_closes_the_connection_for_good[text]"
@@ -104,14 +110,14 @@ CATCHERS = {
         f"{AUTH}a_signed_name_is_refused_for_the_beginning_of_it"
     ),
     "can_read_history_is_not_called": (
-        f"{TOPICS}can_read_history_and_can_see_presence_are_called[history]"
+        f"{PRESENCE_OF_CLIENTS}can_read_history_and_can_see_presence_are_called[history]"
     ),
     "can_see_presence_is_not_called": (
-        f"{TOPICS}can_read_history_and_can_see_presence_are_called[presence]",
-        f"{TOPICS}a_client_without_permission_for_presence_gets_no_joins",
+        f"{PRESENCE_OF_CLIENTS}can_read_history_and_can_see_presence_are_called[presence]",
+        f"{PRESENCE_OF_CLIENTS}a_client_without_permission_for_presence_gets_no_joins",
     ),
     "a_client_whose_connect_was_refused_may_go_on": tuple(
-        f"{TOPICS}a_client_that_on_connect_refuses_runs_no_command[error{n}]"
+        f"{CONNECTING}a_client_that_on_connect_refuses_runs_no_command[error{n}]"
         for n in range(2)
     ),
     "a_connection_outlives_the_token_of_its_refresh": (
@@ -120,37 +126,37 @@ CATCHERS = {
     "a_subscription_outlives_the_token_of_its_refresh": (
         f"{AUTH}a_refreshed_subscription_ends_with_its_newer_token"
     ),
-    "every_client_may_subscribe": f"{TOPICS}a_refused_subscription_has_an_error_code[closed-103]",
+    "every_client_may_subscribe": f"{SUBSCRIBING}a_refused_subscription_has_an_error_code[closed-103]",
     "a_connection_outlives_its_token": (
         f"{AUTH}a_connection_whose_token_expired_is_closed"
     ),
     "a_subscription_outlives_its_token": (
         f"{AUTH}a_subscription_whose_token_expired_ends_alone"
     ),
-    "pings_come_ten_times_too_late": f"{TOPICS}pings_come_as_often_as_announced",
+    "pings_come_ten_times_too_late": f"{TIMES_AND_LIMITS}pings_come_as_often_as_announced",
     "pings_over_http_need_no_answer": tuple(
         f"{HTTP}a_client_that_answers_no_ping_is_closed[{kind}]"
         for kind in ("http_stream", "sse")
     ),
     "a_slow_command_makes_pongs_late": (
-        f"{TOPICS}a_pong_that_waits_behind_a_command_is_in_time"
+        f"{TIMES_AND_LIMITS}a_pong_that_waits_behind_a_command_is_in_time"
     ),
     "a_client_that_leaves_during_a_command_is_not_noticed": (
-        f"{TOPICS}a_client_that_leaves_during_a_command_is_released_at_once"
+        f"{TIMES_AND_LIMITS}a_client_that_leaves_during_a_command_is_released_at_once"
     ),
-    "there_are_no_pings": f"{TOPICS}a_client_that_answers_pings_stays",
-    "pings_need_no_answer": f"{TOPICS}a_client_that_does_not_answer_a_ping_is_closed",
+    "there_are_no_pings": f"{TIMES_AND_LIMITS}a_client_that_answers_pings_stays",
+    "pings_need_no_answer": f"{TIMES_AND_LIMITS}a_client_that_does_not_answer_a_ping_is_closed",
     "any_number_of_bytes_may_wait": (
-        f"{TOPICS}a_client_that_does_not_read_is_closed_as_slow"
+        f"{TIMES_AND_LIMITS}a_client_that_does_not_read_is_closed_as_slow"
     ),
     "messages_may_be_of_any_length": (
-        f"{TOPICS}a_frame_that_is_too_long_ends_the_connection"
+        f"{TIMES_AND_LIMITS}a_frame_that_is_too_long_ends_the_connection"
     ),
     "the_server_has_no_limit_for_messages": (
         "topics/test_topics_server.py::test_the_limit_is_the_setting"
     ),
     "a_repeated_key_does_not_wait": (
-        f"{TOPICS}a_repeated_key_waits_for_the_first_publish"
+        f"{PUBLISHING}a_repeated_key_waits_for_the_first_publish"
     ),
     "another_port_is_the_same_origin": (
         "security/test_page_origins.py::test_a_websocket_of_a_page_on_another_port_is_refused"
