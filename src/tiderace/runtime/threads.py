@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -164,8 +164,8 @@ class ThreadPool:
             )
 
 
-class ConnectionThread(Executor):
-    """The thread of one connection, as an executor that asgiref can use.
+class ConnectionThread:
+    """The thread of one connection, for asgiref, which calls its ``submit``.
 
     The first job since ``release()`` goes to any free thread, the following ones to
     that same thread, which nothing else uses: a handler's sync calls share a thread,
@@ -181,14 +181,28 @@ class ConnectionThread(Executor):
         used: whether sync code has run (or was submitted) since the last ``release()``.
     """
 
+    __slots__ = (
+        "_closed",
+        "_databases",
+        "_held",
+        "_jobs",
+        "_lock",
+        "_pool",
+        "_running",
+        "_worker",
+        "holds",
+        "used",
+    )
+
     def __init__(self, pool: ThreadPool, *, holds: bool = False) -> None:
         self.holds = holds
         self.used = False
         self._pool = pool
         self._lock = threading.Lock()
-        self._databases = SocketDatabases()
-        # A list: an empty deque takes 0.7 KB of each socket.
-        self._jobs: list[_Job] = []
+        # Made for the first job: most sockets have none.
+        self._databases: SocketDatabases | None = None
+        # A list: an empty deque takes 0.7 KB.
+        self._jobs: list[_Job] | None = None
         self._worker: _Worker | None = None
         self._held = False
         self._closed = False
@@ -218,6 +232,8 @@ class ConnectionThread(Executor):
                 future.set_result(result)
 
         with self._lock:
+            if self._jobs is None:
+                self._jobs, self._databases = [], SocketDatabases()
             self._jobs.append(job)
             if self.holds and not _in_background.get():
                 self.used = self._held = True
@@ -228,11 +244,10 @@ class ConnectionThread(Executor):
         """Hold no thread any more; the next job may run in another one."""
         with self._lock:
             self.used = self._held = False
-            if self._running:
+            databases = self._databases
+            if self._running or databases is None:
                 return
-            if self._databases.open or (
-                self._closed and self._databases.in_transaction
-            ):
+            if databases.open or (self._closed and databases.in_transaction):
                 self._start()
             elif self._worker is not None:
                 self._pool.release(self._worker)
@@ -255,18 +270,21 @@ class ConnectionThread(Executor):
 
     def _run(self) -> None:
         """Run the jobs, and close the database connections unless the thread is held."""
+        jobs, databases = self._jobs, self._databases
+        assert jobs is not None  # noqa: S101 (``submit`` has made both)
+        assert databases is not None  # noqa: S101
         while True:
             held, closed = self._held, self._closed
-            self._databases.enter()
+            databases.enter()
             try:
-                while self._jobs:
-                    self._jobs.pop(0)()
+                while jobs:
+                    jobs.pop(0)()
                 if not held:
-                    self._databases.close(transactions=closed)
+                    databases.close(transactions=closed)
             finally:
-                self._databases.leave()
+                databases.leave()
             with self._lock:
-                if not self._jobs and (held, closed) == (self._held, self._closed):
+                if not jobs and (held, closed) == (self._held, self._closed):
                     self._keep(threading.current_thread() if held else None)
                     self._running = False
                     return
@@ -388,7 +406,8 @@ class isolated:  # noqa: N801 (as those of contextlib)
             return None
         thread = self._thread = ConnectionThread(self._pool or default_pool())
         context = self._context = ThreadSensitiveContext()
-        SyncToAsync.context_to_thread_executor[context] = thread
+        # asgiref calls nothing but ``submit``.
+        SyncToAsync.context_to_thread_executor[context] = thread  # type: ignore[assignment]
         # Without their tokens, which would be 0.2 KB of each socket: both were None.
         SyncToAsync.thread_sensitive_context.set(context)
         _current.set(thread)
