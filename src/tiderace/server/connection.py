@@ -81,7 +81,6 @@ class ServerConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._pending_pong: bytes | None = None
         self._state = _OPEN
-        read_queue.read_on = self._read_on
         frames.open()
 
     def keep_alive(self, interval: float, timeout: float | None) -> None:
@@ -160,6 +159,7 @@ class ServerConnection:
         """Read on when the application has received messages, else in the next tick."""
         if self._state is not _CLOSED:
             self._transport.pause_reading()
+            self._read_queue.read_on = self._read_on
             if not self._read_queue.paused:
                 self._loop.call_soon(self._read_on)
 

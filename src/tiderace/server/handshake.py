@@ -112,8 +112,9 @@ _known_headers: dict[bytes, tuple[bytes, bytes]] = {}
 _MAX_KNOWN = 512
 _KNOWN_LENGTH = 256  # bytes of a line, so that clients cannot fill the memory
 # Those whose values differ from client to client, or are secrets.
-_OWN_HEADERS = frozenset(
-    {
+_own_headers = {
+    name: name
+    for name in (
         b"authorization",
         b"cookie",
         b"forwarded",
@@ -121,15 +122,17 @@ _OWN_HEADERS = frozenset(
         b"sec-websocket-protocol",
         b"x-forwarded-for",
         b"x-real-ip",
-    }
-)
+    )
+}
 
 
 def _header(line: bytes) -> tuple[bytes, bytes]:
     """Parse a header, and keep it if it may be the same for other clients."""
     name, _, value = line.partition(b":")
-    header = name.lower(), value.strip(b" \t")
-    if len(line) <= _KNOWN_LENGTH and header[0] not in _OWN_HEADERS:
+    name = name.lower()
+    own = _own_headers.get(name)
+    header = own or name, value.strip(b" \t")
+    if own is None and len(line) <= _KNOWN_LENGTH:
         if len(_known_headers) >= _MAX_KNOWN:
             _known_headers.clear()
         _known_headers[line] = header

@@ -20,7 +20,7 @@ class ReadQueue:
 
     Attributes:
         paused: the queue is full, and reading from the client pauses.
-        read_on: called when reading goes on.
+        read_on: called when reading goes on; None to resume the transport.
     """
 
     __slots__ = (
@@ -41,7 +41,7 @@ class ReadQueue:
         self._events: list[Event] = []
         self._size = 0
         self.paused = False
-        self.read_on: Callable[[], None] = transport.resume_reading
+        self.read_on: Callable[[], None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
     def put(self, event: Event, size: int = 0) -> None:
@@ -93,7 +93,7 @@ class ReadQueue:
     def _resume(self) -> None:
         self.paused = False
         if not self._transport.is_closing():
-            self.read_on()
+            (self.read_on or self._transport.resume_reading)()
 
     def _wake(self) -> None:
         for waiter in self._waiters:
