@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tiderace.history import Publication
 from tiderace.protocol import codes
 from tiderace.protocol.codes import Close, Unsubscription
 from tiderace.protocol.messages import (
+    Command,
     ConnectRequest,
     ConnectResult,
     DataMessage,
@@ -142,7 +144,10 @@ class TopicClient:
                 message = self._reader.take(await self._reader.read())
                 if message is None:
                     break
-                await self._run_commands(message)
+                commands = self._session.receive(message)
+                del message  # which may hold a token, and would be kept while idle
+                await self._run_commands(commands)
+                del commands
             close = self._ending
         except ConnectionEnded as ended:
             close = ended.close
@@ -269,8 +274,8 @@ class TopicClient:
         )
         self.cut()
 
-    async def _run_commands(self, message: bytes) -> None:
-        for command in self._session.receive(message):
+    async def _run_commands(self, commands: Iterable[Command]) -> None:
+        for command in commands:
             if self._ending is not None:
                 return
             reply = Reply(id=command.id)
