@@ -95,7 +95,7 @@ class Connection:
         "_disconnected",
         "_early",
         "_ended",
-        "_ending",
+        "_ending_future",
         "_handlers",
         "_idle",
         "_inbox",
@@ -143,8 +143,7 @@ class Connection:
         # Whether the connect handler and the disconnect handler were called.
         self._started = False
         self._disconnected = False
-        # Done when no handler but the disconnect handler is running.
-        self._ending = asyncio.get_running_loop().create_future()
+        self._ending_future: asyncio.Future[None] | None = None
         self._ended = False
         self._since = perf_counter()
 
@@ -161,7 +160,7 @@ class Connection:
         reader = self._reader = EventReader(
             self._receive, self._mailbox, outbox=self._outbox, idle=self._idle
         )
-        self._task.add_done_callback(lambda _: reader.stop())
+        self._task.add_done_callback(reader.stop)
         for event in self._early:
             self.queue_event(event)
         cancelled = taken = None
@@ -235,6 +234,13 @@ class Connection:
             type(consumer).__qualname__,
             len(self._mailbox.groups) if counted else None,
         )
+
+    @property
+    def _ending(self) -> asyncio.Future[None]:
+        """Done when no handler but the disconnect handler is running."""
+        if self._ending_future is None:
+            self._ending_future = asyncio.get_running_loop().create_future()
+        return self._ending_future
 
     @property
     def _mailbox(self) -> Mailbox[Any]:

@@ -83,6 +83,7 @@ class Dispatcher:
                     await SuspendedHandler(work, waits_for)
                     woken = True
                 caller.release_thread()
+                del item, work  # which would be kept while the connection is idle
         finally:
             self._mailbox.run_eagerly = None
 

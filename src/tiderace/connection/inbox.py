@@ -97,8 +97,8 @@ class EventReader:
         """How many of the client's events before the last one are not taken yet."""
         return sum(not taken.done() for taken, _ in self._unread)
 
-    def stop(self) -> None:
-        """Let ``read`` return before the last event."""
+    def stop(self, _done: object = None) -> None:
+        """Let ``read`` return before the last event; also a callback of a task."""
         if self._task is not None:
             task, self._task = self._task, None
             self._stopped = True

@@ -6,7 +6,6 @@ Messages are bounded in number and expire; events are handed over one at a time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import threading
@@ -262,7 +261,15 @@ class Mailbox(Generic[M]):
             message = self._take_message()
             if message is not None:
                 return message[1]
-            await self._wait(self._has_message)
+            waiter = self._add_waiter()
+            if self._messages:  # another thread has pushed before the line above
+                self._discard_waiter(waiter)
+                continue
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._discard_waiter(waiter)
+                raise
 
     async def next(self) -> tuple[Source, Any]:
         """Wait for the next event or message; they alternate when there are both."""
@@ -275,7 +282,16 @@ class Mailbox(Generic[M]):
                 item = self._next_message() or self._next_event()
             if item is not None:
                 return item
-            await self._wait(self.has_next)
+            # As in ``get``: a coroutine for both would be 0.25 KB of each idle socket.
+            waiter = self._add_waiter()
+            if self.has_next():
+                self._discard_waiter(waiter)
+                continue
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._discard_waiter(waiter)
+                raise
 
     def hold(self) -> None:
         """Let ``next`` return only events until ``release``."""
@@ -328,9 +344,6 @@ class Mailbox(Generic[M]):
             metrics.MESSAGES_DROPPED_EXPIRED.add()
         return None
 
-    def _has_message(self) -> bool:
-        return bool(self._messages)
-
     def has_next(self) -> bool:
         """Whether ``next`` returns at once, unless all messages have expired."""
         if self._first is not None:
@@ -339,22 +352,18 @@ class Mailbox(Generic[M]):
             return bool(self._messages or self._events)
         return any(source is Source.EVENT for source, _, _ in self._events)
 
-    async def _wait(self, ready: Callable[[], bool]) -> None:
-        waiter = asyncio.get_running_loop().create_future()
+    def _add_waiter(self) -> asyncio.Future[None]:
+        """Return a future that is done when there may be something to take."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        if ready():  # another thread has pushed before the line above
-            with contextlib.suppress(ValueError):
-                self._waiters.remove(waiter)
-            return
+        return waiter
+
+    def _discard_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Remove a waiter, or wake the next reader if this one was woken already."""
         try:
-            await waiter
-        except asyncio.CancelledError:
-            try:
-                self._waiters.remove(waiter)
-            except ValueError:
-                # It was woken already: wake the next reader instead.
-                self._wake()
-            raise
+            self._waiters.remove(waiter)
+        except ValueError:
+            self._wake()
 
     def _wake(self) -> None:
         # None outside a loop, where get_running_loop() would raise; this is the hot path.
