@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from copy import copy
 from importlib import import_module
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+
+from tiderace.history import Position
 
 __all__ = ["MUTANTS"]
 
@@ -89,14 +92,15 @@ def no_client_is_refused_for_an_old_position():
 
 @mutant
 def offsets_have_gaps():
-    from tiderace.topics.fanout import dispatcher
+    from tiderace.protocol.codec import JSONCodec
 
-    def to_pub(original, publication, **options):
-        pub = original(publication, **options)
-        pub.offset *= 2
-        return pub
+    def encode_publication(original, codec, channel, publication, *, offsets):
+        epoch, offset = publication.position.epoch, publication.position.offset
+        publication = copy(publication)
+        publication.position = Position(epoch, 2 * offset)
+        return original(codec, channel, publication, offsets=offsets)
 
-    around(dispatcher, "to_pub", to_pub)
+    around(JSONCodec, "encode_publication", encode_publication)
 
 
 @mutant
