@@ -84,18 +84,14 @@ class CommandRunner:
         begun = time.monotonic()
         command = cast("tuple[bytes]", ("EVALSHA", script.sha, *parameters))
         first = self.begin(hiredis.pack_command(command))
-        attempt = self._evaluate
-        try:
-            # Mostly it succeeds, and the call that retries is left out.
-            if first is not None:
-                return await first
-        except Exception as error:
-            # It is awaited again: raised there, or tried again.
-            if _is_unknown_script(error):
-                first, attempt = None, self._evaluate_text
-        return await self.call_with_retry(
-            lambda is_retry: attempt(script, parameters), first, begun
-        )
+
+        async def attempt(is_retry: bool) -> Any:
+            if first is None or is_retry:
+                return await self._evaluate(script, parameters)
+            # The first try has found that the server lacks the script.
+            return await self._evaluate_text(script, parameters)
+
+        return await self.call_with_retry(attempt, first, begun)
 
     async def try_script(self, name: str, /, **values: Any) -> Any:
         """Run a script once, within ``call_with_retry``."""

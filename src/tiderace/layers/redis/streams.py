@@ -104,15 +104,7 @@ class RedisStreams:
                     end,
                 )
             )
-        reply: Any = None
-        try:
-            # Mostly it succeeds, and the call that retries is left out.
-            if first is not None:
-                reply = await first
-        except Exception:  # noqa: S110 (awaited again: raised, or tried again)
-            pass
-        if reply is None:
-            reply = await self._commands.call_with_retry(attempt, first, begun)
+        reply = await self._commands.call_with_retry(attempt, first, begun)
         names: Sequence[str] = ()
         if isinstance(reply, list):
             reply, members = reply
