@@ -100,7 +100,7 @@ class MemoryPresenceStore:
             if found is None:
                 found = self._groups[group] = _Group(group)
             events = found.add(self._moment(), member, per_user, grace, stayed)
-            self._note(found)
+            self._reschedule(found)
             return events
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
@@ -109,7 +109,7 @@ class MemoryPresenceStore:
             if found is None:
                 return []
             events = found.remove(self._moment(), client)
-            self._note(found)
+            self._reschedule(found)
             return events
 
     async def refresh(
@@ -122,7 +122,7 @@ class MemoryPresenceStore:
                 known: set[str] = set()
                 if (group := self._groups.get(name)) is not None:
                     known = group.refresh(some, expires_at)
-                    self._note(group)
+                    self._reschedule(group)
                 missing += [(name, each) for each in some if each not in known]
         return missing
 
@@ -156,7 +156,7 @@ class MemoryPresenceStore:
                 for group in groups:
                     if group.due <= now:
                         events += group.reap(at, limit)
-                    self._note(group)
+                    self._reschedule(group)
             due_in = None if self._due == math.inf else max(0.0, self._due - now)
         return ReapResult(events, due_in)
 
@@ -166,7 +166,7 @@ class MemoryPresenceStore:
             if group is None:
                 return []
             events = group.confirm(self._moment(), event)
-            self._note(group)
+            self._reschedule(group)
             return events
 
     def flush(self) -> None:
@@ -178,8 +178,8 @@ class MemoryPresenceStore:
     def _moment(self) -> _Moment:
         return _Moment(self._clock(), self.config)
 
-    def _note(self, group: _Group) -> None:
-        """Record when the group is due, or drop it when it is empty."""
+    def _reschedule(self, group: _Group) -> None:
+        """Let ``reap`` visit the group when it is due, or delete it when it is empty."""
         if group.connections or group.users or group.claims:
             self._due = min(self._due, group.due)
         else:

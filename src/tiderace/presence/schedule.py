@@ -15,11 +15,11 @@ logger = logging.getLogger("tiderace.topics")
 RETRY_DELAY = 1.0
 """Seconds until work that the store could not do is tried again."""
 
-_REAP_INTERVAL = 10.0  # seconds between looks for work left by other processes
+_REAP_INTERVAL = 10.0  # seconds between reaps of what other processes have left
 
 
 class PresenceSchedule:
-    """When to refresh, reap and announce changes, and whether the store is reachable.
+    """Holds the times of the next refresh, reap and notices, and whether the store is away.
 
     Intervals vary by up to a fifth, so that processes do not act at the same time.
 
@@ -42,7 +42,10 @@ class PresenceSchedule:
         self.store_away = False
 
     def start(self) -> None:
-        """Schedule a refresh after an interval and, in case all processes ended, a reap now."""
+        """Schedule a refresh after an interval, and a reap now.
+
+        The reap finds members of processes that have all ended.
+        """
         self.refresh_at = self.now() + self._jittered(self._refresh)
         self.reap_at = float("-inf")
 

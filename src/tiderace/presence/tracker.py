@@ -30,7 +30,8 @@ class Presence(enum.Enum):
     ``OFF``: not at all. ``PER_CONNECTION``: every connection is a member, which joins
     and leaves at once. ``PER_USER``: a user is one member, with any number of tabs and
     devices; they join with the first connection and leave when the last one has been
-    gone for a grace period, so that a reload or a tunnel causes no event. An anonymous
+    gone for a grace period, so that a reload or a short loss of the network causes no
+    event. An anonymous
     connection counts as a user of its own, and leaves at once.
     """
 
