@@ -138,7 +138,7 @@ def test_a_token_of_an_unsaved_user_is_refused_when_it_is_made():
 
 
 def test_a_ttl_that_is_not_positive_is_refused():
-    with pytest.raises(ValueError, match="make ttl 1 or more"):
+    with pytest.raises(ValueError, match="ttl=0 makes"):
         connection_token(ADA, ttl=0)
 
 
@@ -249,7 +249,7 @@ def test_the_first_key_that_can_sign_does_and_all_of_them_check(settings):
 def test_a_token_that_names_a_key_needs_that_key(settings):
     use_keys(settings, hs256(SECRET, id="one"))
 
-    with pytest.raises(TokenInvalid, match="no key of ours"):
+    with pytest.raises(TokenInvalid, match="no configured key"):
         read_connection_token(signed({"sub": "1"}, kid="two"))
 
 
@@ -396,7 +396,7 @@ def test_a_public_key_is_no_shared_secret(settings):
     mac = hmac.new(RSA_PUBLIC.encode(), unsigned.encode(), hashlib.sha256).digest()
     token = f"{unsigned}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
-    with pytest.raises(TokenInvalid, match="no key of ours is for its algorithm"):
+    with pytest.raises(TokenInvalid, match="no configured key has its algorithm"):
         read_connection_token(token)
 
 
@@ -595,7 +595,7 @@ def test_a_ticket_for_several_uses_may_be_used_again(user):
     several = ticket(user, once=False)
 
     assert [wait(redeem, several), wait(redeem, several)] == [user, user]
-    with pytest.raises(TokenInvalid, match="several uses"):
+    with pytest.raises(TokenInvalid, match="several times"):
         wait(redeem, several, only_once=True)
 
 
@@ -613,7 +613,7 @@ def test_a_ticket_does_not_survive_a_change_of_password(user):
     user.set_password("other")
     user.save()
 
-    with pytest.raises(TokenInvalid, match="another password"):
+    with pytest.raises(TokenInvalid, match="changed the password"):
         wait(redeem, old)
 
 
@@ -652,7 +652,7 @@ def test_an_oversized_or_foreign_ticket_is_refused(db):
 def test_a_ticket_needs_a_saved_user_and_a_positive_ttl(user):
     with pytest.raises(ValueError, match="saved user"):
         ticket(AnonymousUser())
-    with pytest.raises(ValueError, match="make ttl"):
+    with pytest.raises(ValueError, match="ttl=-1 makes"):
         ticket(user, ttl=-1)
 
 
@@ -767,7 +767,7 @@ def test_a_name_survives_a_change_of_the_secret_key_while_the_old_one_is_kept(se
 
 @pytest.mark.parametrize(
     ("options", "why"),
-    [({"ttl": 0}, "make ttl"), ({"user": AnonymousUser()}, "with an account")],
+    [({"ttl": 0}, "ttl=0 makes"), ({"user": AnonymousUser()}, "with an account")],
 )
 def test_invalid_arguments_for_a_signed_name_are_refused(options, why):
     with pytest.raises(ValueError, match=why):

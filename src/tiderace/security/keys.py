@@ -56,7 +56,7 @@ def encode(claims: Mapping[str, Any], *, ttl: float) -> str:
         ValueError: ``ttl`` is not above 0.
     """
     if ttl <= 0:
-        raise ValueError(f"a token that lives {ttl} s is of no use; make ttl 1 or more")
+        raise ValueError(f"ttl={ttl} makes a token that is never valid; use 1 or more")
     current = conf.current()
     now = time.time()
     full = {
@@ -99,7 +99,7 @@ def decode(token: object) -> dict[str, Any]:
         ImproperlyConfigured: PyJWT is missing, or a key cannot be used.
     """
     if not isinstance(token, str) or not token:
-        raise TokenInvalid("it is no text")
+        raise TokenInvalid("it is not a string, or is empty")
     if len(token) > MAX_TOKEN_LENGTH:
         raise TokenInvalid(f"it is longer than {MAX_TOKEN_LENGTH} characters")
     if not token.isascii():
@@ -112,8 +112,8 @@ def decode(token: object) -> dict[str, Any]:
         if key.algorithm == algorithm and (not key_id or key_id == key.id or not key.id)
     ]
     if not fitting:
-        raise TokenInvalid("no key of ours is for its algorithm and key id")
-    reason = TokenInvalid("its signature does not fit")
+        raise TokenInvalid("no configured key has its algorithm and key id")
+    reason = TokenInvalid("its signature is wrong")
     for key in fitting:
         try:
             return _claims(jwt, token, key)
@@ -137,7 +137,7 @@ def _header(jwt: ModuleType, token: str) -> tuple[str, str]:
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-        raise TokenInvalid("it is no JSON Web Token") from None
+        raise TokenInvalid("it is not a JSON Web Token") from None
     algorithm, key_id = header.get("alg"), header.get("kid", "")
     if not isinstance(algorithm, str) or not isinstance(key_id, str):
         raise TokenInvalid("its header is malformed")

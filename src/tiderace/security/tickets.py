@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "find_user", "looks_like_a_ticket", "redeem", "ticket"]
 
 PREFIX = "tiderace.ticket."
-"""The beginning of every ticket, by which it is told from other credentials."""
+"""The beginning of every ticket, which distinguishes it from other credentials."""
 
 _MAX_LENGTH = 1024
 _CACHE_KEY = "tiderace.ticket."
@@ -56,9 +56,7 @@ def ticket(user: AbstractBaseUser, ttl: float = 30, once: bool = True) -> str:
     if user.pk is None:
         raise ValueError("a ticket needs a saved user; anonymous visitors need none")
     if ttl <= 0:
-        raise ValueError(
-            f"a ticket that lives {ttl} s is of no use; make ttl 1 or more"
-        )
+        raise ValueError(f"ttl={ttl} makes a ticket that is never valid; use 1 or more")
     content = {
         "u": user._meta.pk.value_to_string(user),  # noqa: SLF001 (public in Django)
         "e": int(time.time() + ttl),
@@ -97,12 +95,14 @@ def redeem(text: str, *, only_once: bool = False) -> AbstractBaseUser:
     if nonce is not None:
         _use_up(nonce, content["e"])
     elif only_once:
-        raise TokenInvalid("the ticket is good for several uses, which is refused here")
+        raise TokenInvalid(
+            "the ticket can be used several times; only one-time tickets are accepted here"
+        )
     user = _load_user(content["u"])
     if user is None:
         raise TokenInvalid("the ticket's user is gone or inactive")
     if not constant_time_compare(content["h"], _password_digest(user)):
-        raise TokenInvalid("the ticket's user has another password by now")
+        raise TokenInvalid("the ticket's user has changed the password since")
     return user
 
 
@@ -131,11 +131,11 @@ def _verified(text: str) -> dict[str, Any]:
     if len(text) > _MAX_LENGTH:
         raise TokenInvalid(f"the ticket is longer than {_MAX_LENGTH} characters")
     if not text.isascii() or not looks_like_a_ticket(text):
-        raise TokenInvalid("it is no ticket")
+        raise TokenInvalid("it is not a ticket")
     try:
         content: dict[str, Any] = _signer().unsign_object(text.removeprefix(PREFIX))
     except (signing.BadSignature, ValueError):
-        raise TokenInvalid("the ticket's signature does not fit") from None
+        raise TokenInvalid("the ticket's signature is wrong") from None
     if content["e"] <= time.time():
         raise TokenExpired("the ticket has expired")
     return content

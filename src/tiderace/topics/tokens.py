@@ -196,7 +196,7 @@ def signed_topic(
             raise ValueError("a name for one user needs a user with an account")
     if ttl is not None and ttl <= 0:
         raise ValueError(
-            f"a name that is good for {ttl} s is of no use; make ttl 1 or more"
+            f"ttl={ttl} makes a signed name that is never valid; use 1 or more"
         )
     kind = _ALL_CLIENTS if user is None else _ONE_USER
     expiry = "" if ttl is None else f"{int(time.time() + ttl):x}"
@@ -221,7 +221,7 @@ def verified_topic(signed: str, *, user: User | None = None) -> str:
 
     Raises:
         TokenExpired: when it has expired.
-        TokenInvalid: when the signature does not fit, or is for another user.
+        TokenInvalid: when the signature is wrong, or the name is for another user.
     """
     return read_signed_name(signed, user=user).topic
 
@@ -230,14 +230,14 @@ def read_signed_name(signed: str, *, user: User | None) -> SignedName:
     """Check a signed topic name, as ``verified_topic`` does, and return its content."""
     if len(signed) > keys.MAX_TOKEN_LENGTH:
         raise TokenInvalid("the signed name is too long")
-    name, mark, seal = signed.rpartition("--")
-    head, dot, mac = seal.partition(".")
+    name, mark, signature = signed.rpartition("--")
+    head, dot, mac = signature.partition(".")
     kind, expiry = head[:1], head[1:]
-    if not (mark and dot and name and seal.isascii()) or kind not in (
+    if not (mark and dot and name and signature.isascii()) or kind not in (
         _ALL_CLIENTS,
         _ONE_USER,
     ):
-        raise TokenInvalid("it is no signed name")
+        raise TokenInvalid("it is not a signed name")
     user_id = user_id_of(user) if kind == _ONE_USER else ""
     secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     matches = [
@@ -245,7 +245,9 @@ def read_signed_name(signed: str, *, user: User | None) -> SignedName:
         for secret in secrets
     ]
     if not any(matches):
-        raise TokenInvalid("the name's signature does not fit, or not this user")
+        raise TokenInvalid(
+            "the signature of the name is wrong, or it is for another user"
+        )
     expires_at = int(expiry, 16) if expiry else None
     if expires_at is not None and expires_at <= time.time():
         raise TokenExpired("the signed name has expired")
