@@ -18,7 +18,7 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tiderace.history import Position
 from tiderace.topics.declaration.topic import Topic
-from tiderace.topics.permissions import distinguishes_actions
+from tiderace.topics.permissions import may_refuse_history
 
 UNKNOWN_EPOCH = "?"
 """The epoch of a position that no stream has: nothing is recovered from it."""
@@ -29,7 +29,7 @@ _OFFSET_LENGTH = 14  # the most hexadecimal digits of an offset, which is below 
 
 def client_position(topic: Topic, position: Position) -> Position:
     """Return a position in the form for clients: signed where the topic needs it."""
-    if topic.history is None or not distinguishes_actions(topic):
+    if topic.history is None or not may_refuse_history(topic):
         return position
     mac = _mac(topic.topic, position.epoch, position.offset, settings.SECRET_KEY)
     epoch = f"{position.epoch}.{position.offset:x}.{mac}"
@@ -55,7 +55,7 @@ async def recoverable_position(
         The position as the layer counts it; with ``UNKNOWN_EPOCH`` where the client may
         not continue from it.
     """
-    if topic.history is None or not distinguishes_actions(topic):
+    if topic.history is None or not may_refuse_history(topic):
         return position
     place, given = _read(topic, position)
     if given or await may_read_history():

@@ -333,7 +333,7 @@ def _send(
     channel: str, pub: Pub, subscriptions: Collection[ActiveSubscription]
 ) -> None:
     reply = Reply(push=Push(channel=channel, pub=pub))
-    if len(subscriptions) == 1:  # most messages have one subscriber: half the time
+    if len(subscriptions) == 1:  # as for most messages; this takes half the time
         (one,) = subscriptions
         one.outbox.push(one.codec.encode(reply))
         return

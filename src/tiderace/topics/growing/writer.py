@@ -143,7 +143,8 @@ class AsyncGrowingMessage:
         interrupted = self._cancelling or self._abandoned
         if owner is not None and interrupted:
             if not isinstance(error, asyncio.CancelledError):
-                # It is raised by the task's next await, which would be one below.
+                # The next await of the task raises the cancellation. It must not be one
+                # of those below.
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
             # As asyncio.timeout(): another cancellation of the task goes on.
@@ -394,7 +395,7 @@ class AsyncGrowingMessage:
         self._sent += length(text)
         now = self._sent_at = self.loop.time()
         last, self._last = self._last or position, position
-        # Also where the broker has lost what it had.
+        # A new epoch: the broker has lost the stream, and perhaps others' records.
         lost = last.epoch != position.epoch
         if lost or position.offset > last.offset + 1:
             self._shared_at = now
@@ -459,5 +460,6 @@ def _size(text: str) -> int:
         return len(text.encode())
     except UnicodeEncodeError as error:
         raise TypeError(
-            f"the text cannot be encoded in UTF-8 ({error}); is it half of a character?"
+            f"the text cannot be encoded in UTF-8 ({error}); do not divide a text within "
+            "a surrogate pair"
         ) from None

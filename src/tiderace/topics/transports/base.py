@@ -23,16 +23,16 @@ class Transport(Protocol):
         """Accept the client; return False when the connection has ended."""
 
     def receive(self) -> Awaitable[Any]:
-        """Wait for what comes next of the client, in the transport's own form.
+        """Return an awaitable of the next message, in the transport's own form.
 
-        Where that is what the server's ``receive`` returns, an idle client has no
-        coroutine in between.
+        A transport may return the server's ``receive()`` as it is, which saves a
+        coroutine for each idle client.
         """
 
     def message_of(self, received: Any) -> bytes | None:
         """Return the message in what ``receive`` returned; None when the client is gone.
 
-        To be called once for each.
+        The caller passes each result of ``receive`` to it once.
         """
 
     async def send(self, message: bytes) -> None:

@@ -195,8 +195,8 @@ class EventStream:
         )
         try:
             await self._subscribe(since)
-            # Only now: the page's EventSource is open with the first byte, and no event
-            # may be lost after that.
+            # After the subscription: the page's EventSource is open with the first byte,
+            # and no event may be lost after that.
             await self._exchange.start_stream(EVENT_STREAM)
             self.outbox.start(self._exchange.writer)
             self._tasks.spawn(self._keep_alive())

@@ -32,7 +32,7 @@ _PROTOBUF = "application/octet-stream"
 # The headers that pages of other sites may send; all but the first are for proxies and
 # middleware in front of the endpoint.
 _REQUEST_HEADERS = b"content-type, last-event-id, authorization, x-requested-with"
-_PREFLIGHT_LASTS = b"7200"  # seconds; Chromium's limit
+_PREFLIGHT_MAX_AGE = b"7200"  # seconds; Chromium's limit
 
 
 class Rejected(Exception):
@@ -67,7 +67,7 @@ class HttpExchange:
         receive: ASGI's.
         send: ASGI's.
         origins: decides which pages may send requests.
-        named: other origins that may, where they are hosts of this site.
+        named: further origins whose pages may, where ``origins`` checks hosts alone.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class HttpExchange:
         return (await identity_of(self.scope, "")).user_id
 
     def require_method(self, *methods: str) -> None:
-        """Return if the request has one of these methods.
+        """Refuse a request with another method than these.
 
         Raises:
-            Rejected: if it has another (405).
+            Rejected: for such a request (405).
         """
         if self.method not in methods:
             allowed = ", ".join(methods)
@@ -262,7 +262,7 @@ class HttpExchange:
             headers=[
                 (b"access-control-allow-methods", b"GET, POST"),
                 (b"access-control-allow-headers", _REQUEST_HEADERS),
-                (b"access-control-max-age", _PREFLIGHT_LASTS),
+                (b"access-control-max-age", _PREFLIGHT_MAX_AGE),
             ],
         )
 

@@ -126,10 +126,10 @@ async def serve(hooks: TopicHooks, exchange: HttpExchange) -> None:
 
 
 def refuse_while_draining() -> None:
-    """Return unless this process drains.
+    """Refuse a client while this process drains.
 
     Raises:
-        Rejected: if it does (503).
+        Rejected: during a drain (503).
     """
     if process_drain.draining:
         raise Rejected(
