@@ -146,7 +146,7 @@ async def test_a_client_is_cut_when_it_reads_no_more_of_its_response(monkeypatch
     monkeypatch.setattr(asgi, "_READ_TIMEOUT", 0)
     connection = Connection(300, 200, 100, 100)
 
-    asgi.cut_unless_read(connection.send)
+    asgi.abort_if_stalled(connection.send)
 
     await asyncio.wait_for(connection.cut.wait(), 10)
 
@@ -155,7 +155,7 @@ async def test_a_client_that_has_read_its_response_is_not_cut(monkeypatch):
     monkeypatch.setattr(asgi, "_READ_TIMEOUT", 0)
     connection = Connection(300, 0)
 
-    asgi.cut_unless_read(connection.send)
+    asgi.abort_if_stalled(connection.send)
     await asyncio.sleep(0.01)
 
     assert not connection.cut.is_set()
@@ -165,7 +165,7 @@ async def test_the_rest_of_a_response_is_left_to_servers_that_show_no_transport(
     async def send(event):
         raise AssertionError("nothing is to be sent")
 
-    asgi.cut_unless_read(send)
+    asgi.abort_if_stalled(send)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ __all__ = [
     "Scope",
     "Secret",
     "Send",
+    "abort_if_stalled",
     "can_deny_with_response",
     "client_address",
     "connection_id",
-    "cut_unless_read",
     "describe",
     "fill_lazy",
     "hide_commands",
@@ -55,12 +55,12 @@ Header: TypeAlias = "tuple[bytes, bytes] | list[bytes]"
 _DENIAL_EXTENSION = "websocket.http.response"
 # The query parameters whose values no log shows.
 _CREDENTIALS = frozenset({"access_token", "cf_connect", "jwt", "ticket", "token"})
-# Seconds in which a client has to read something of the rest of a response.
+# Seconds in which a client has to read some of the rest of a response.
 _READ_TIMEOUT = 20.0
 # Characters of a client's path that a log line shows.
 _SHOWN_PATH = 200
-# Turns of the loop left to the server after a refusal (one is enough for uvicorn).
-_TURNS_TO_CLOSE = 5
+# Iterations of the loop left to the server after a refusal (one is enough for uvicorn).
+_ITERATIONS_TO_CLOSE = 5
 
 
 def websocket_accept(
@@ -145,8 +145,8 @@ async def refuse(
     if can_deny_with_response(scope):
         await _respond(send, _DENIAL_EXTENSION, status, body, headers)
         # uvicorn (seen in 0.54) logs an error about any app that returns before the
-        # refused connection is gone; that takes it a few turns of the loop.
-        for _ in range(_TURNS_TO_CLOSE):
+        # refused connection is gone, which takes a few iterations of the loop.
+        for _ in range(_ITERATIONS_TO_CLOSE):
             await asyncio.sleep(0)
     elif close is None:
         await send(websocket_close())
@@ -215,13 +215,13 @@ def redacted_query(scope: Scope) -> str:
     return f"?{'&'.join(shown)}" if query else ""
 
 
-def cut_unless_read(send: Send, unread: int = 0) -> None:
-    """Cut a client that stops reading the rest of its response.
+def abort_if_stalled(send: Send, unread: int = 0) -> None:
+    """Abort the connection of a client that stops reading the rest of its response.
 
-    To be called when the application has ended: uvicorn waits without limit until the
-    client has read what is left. A response that the application has given up before its
-    end is cut at once. On servers that do not show the transport to ``send`` nothing is
-    done.
+    The caller's application has ended: uvicorn then waits without limit until the client
+    has read what is left. If the application has not finished the response, the
+    connection is aborted at once. Without effect on servers whose ``send`` is not a method
+    of an object with the transport.
 
     Args:
         send: the server's.
@@ -238,7 +238,7 @@ def cut_unless_read(send: Send, unread: int = 0) -> None:
         transport.abort()
     elif left:
         loop = asyncio.get_running_loop()
-        loop.call_later(_READ_TIMEOUT, cut_unless_read, send, left)
+        loop.call_later(_READ_TIMEOUT, abort_if_stalled, send, left)
 
 
 def path_below_prefix(scope: Scope) -> str | None:

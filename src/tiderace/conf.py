@@ -51,11 +51,12 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 )
 
 
-# How an error of msgspec ends, the parts of that place, and its words for Python's types.
+# The end of an error of msgspec, which names the place of the value; the parts of a place;
+# and msgspec's words for Python's types.
 _PLACE = re.compile(r" - at `\$(.*)`$")
 _PART = re.compile(r"\.(\w+)|\[(\d+)\]")
 _TYPES = {"null": "None", "array": "list", "object": "dict"}
-# Their values are not shown.
+# Settings whose values no error shows.
 _SECRETS = {"TOKEN_KEYS", "API_KEYS"}
 
 
@@ -147,16 +148,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """How many handlers marked ``@concurrent`` one connection may run at a time."""
 
     disconnect_timeout: float = 10.0
-    """Seconds that a handler may go on when its client is gone, and then ``disconnect()``.
+    """Seconds that a handler may continue after its client has left, and as many for
+    ``disconnect()`` after that.
 
-    It is then cancelled, and left behind if it has not ended after half of that again.
+    Later it is cancelled, and left behind if it has not ended after half as long again.
     """
 
     outbox_limit: int = 1_048_576
     """Bytes of broadcasts that may wait for one client, 1 MiB.
 
-    A client that has left more unread is closed with 1013, to come back when it can;
-    the others do not wait for it. It takes effect on ``tiderace.server``, whose writes
+    A client that has left more unread is closed with 1013, after which it may reconnect;
+    the others do not wait for it. The limit applies on ``tiderace.server``, whose writes
     never block; on other servers the handler waits.
     """
 
@@ -167,8 +169,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """The limits of topic clients."""
 
     presence_ttl: float = 60.0
-    """Seconds after which a member is removed whose process has not refreshed it, since
-    it was killed. At least twice ``presence_refresh``, so that one refresh may fail."""
+    """Seconds without a refresh after which a member is removed, as when its process was
+    killed. At least twice ``presence_refresh``, so that one refresh may fail."""
 
     presence_refresh: float = 25.0
     """Seconds between two refreshes of the members of a process."""
@@ -184,14 +186,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     drain_seconds: float | None = None
     """Seconds over which a process that stops closes its sockets; 0 is all at once.
 
-    None: 20, long enough for the clients of a full process to come back elsewhere one
-    by one, and 0 while ``DEBUG`` is on.
+    None: 20, long enough for the clients of a full process to reconnect to others one by
+    one, and 0 while ``DEBUG`` is on.
     """
 
     drain_grace: float = 5.0
     """Seconds that handlers then have to finish, before their connections are cut.
 
-    20 and 5 end within the 30 s that gunicorn and Kubernetes wait by default.
+    With the default of ``drain_seconds`` that is 25 s, less than the 30 s that gunicorn
+    and Kubernetes wait by default.
     """
 
     run_dir: str | None = None
@@ -204,17 +207,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """Whether server processes relay the outbox; ``manage.py tiderace_relay`` does anyway."""
 
     relay_poll: float = 0.1
-    """Seconds between two looks into an outbox that is empty.
+    """Seconds between two queries of an outbox that is empty.
 
-    What this process has committed is relayed at once; what others have, after at most
-    so long.
+    Rows that this process has committed are relayed at once, those of other processes
+    after this time at most.
     """
 
     token_keys: tuple[TokenKey, ...] = ()
-    """Keys of the JSON Web Tokens: the first that can sign does, all of them check.
+    """Keys of the JSON Web Tokens: the first one that can sign is used to sign, and all of
+    them to verify.
 
-    Empty: one HS256 key made of ``SECRET_KEY``, and of ``SECRET_KEY_FALLBACKS`` for
-    checking.
+    Empty: HS256 keys derived from ``SECRET_KEY``, which signs and verifies, and from
+    ``SECRET_KEY_FALLBACKS``, which only verify.
     """
 
     token_audience: str | None = None
@@ -230,10 +234,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """The alias in ``CACHES`` that remembers which one-time tickets were used."""
 
     revalidate: bool = False
-    """Whether log-outs and withdrawn permissions reach consumers' sockets, as they always
-    do topics.
+    """Whether log-outs and withdrawn permissions reach the sockets of consumers; they
+    always reach topic clients.
 
-    Off, as in Channels: a socket keeps the user it was opened with.
+    False, as in Channels: a socket keeps the user it was opened with.
     """
 
     revalidate_interval: float = 300.0
@@ -343,10 +347,10 @@ def configured() -> bool:
 
 
 def django_setting(name: str) -> Any:
-    """Return a setting of Django that has a default, from where it is kept once read.
+    """Return a setting of Django that has a default, read past Django's Python code.
 
-    ``settings.NAME`` runs Python code of Django each time, which for the ten settings of
-    a handshake took a tenth of its time.
+    ``settings.NAME`` runs that code each time, which took a tenth of the time of a
+    handshake for its ten settings.
     """
     read = object.__getattribute__(settings, "__dict__")
     return read[name] if name in read else getattr(settings, name)

@@ -13,8 +13,8 @@ import msgspec
 __all__ = ["Merged", "Position", "Publication", "merge"]
 
 
-# A struct is made in a fifth of the time of a frozen dataclass, and one is made for each
-# publication.
+# A struct is created in a fifth of the time of a frozen dataclass, and each publication
+# has one.
 class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in a stream.
 

@@ -33,13 +33,14 @@ _LISTS = (list.__iter__, tuple.__iter__)
 
 
 # How deep JSON of others may be nested. Python has limits of its own, which differ between
-# versions (some 700 levels in 3.11, 10,000 in 3.13) and depend on the caller's depth: what
-# one process accepted, another one could not read, nor code that wraps it.
+# versions (some 700 levels in 3.11, 10,000 in 3.13) and depend on the caller's depth:
+# without a limit here, one process may accept what another one cannot read.
 _MAX_DEPTH = 512
 _ROUNDS = 8
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
-_ALIKE = bytes.maketrans(b"{}", b"[]")
-_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+# Turns all brackets into square ones; all bytes but brackets and quotes.
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_OTHER_BYTES = bytes(set(range(256)) - set(b'[]{}"'))
 _OPENING = ord("[")
 _RUN = re.compile(rb"\[+|\]+")
 _TOO_DEEP = "it is nested too deeply"
@@ -89,7 +90,7 @@ def dumps(content: Any) -> str:
     except (TypeError, ValueError, RecursionError):
         return _dumps(content)
     # Other characters have to be escaped.
-    if not data.isascii() or b"\x7f" in data or not _means_what_it_stores(content):
+    if not data.isascii() or b"\x7f" in data or not _iterates_as_stored(content):
         return _dumps(content)
     return msgspec.json.format(data, indent=0).decode()
 
@@ -171,10 +172,10 @@ def require_depth(data: str | bytes) -> None:
     if b"\\" in text:
         text = _ESCAPED.sub(b"", text)
     # The brackets outside of strings: most strings have none and are an empty pair here.
-    marks = text.translate(_ALIKE, _NO_MARKS).replace(b'""', b"")
+    marks = text.translate(_AS_SQUARE, _OTHER_BYTES).replace(b'""', b"")
     marks = b"".join(marks.split(b'"')[::2])
-    # Without the innermost pairs: a few rounds leave nothing of wide data, and of what is
-    # deep a few long runs.
+    # Remove the innermost pairs, level by level: after a few rounds nothing is left of wide
+    # data, and a few long runs of deep data.
     levels = 0
     while levels < _ROUNDS and b"[]" in marks:
         marks = marks.replace(b"[]", b"")
@@ -233,13 +234,13 @@ def _to_builtins(value: Any) -> Any:
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_to_json_value)
 
 
-def _means_what_it_stores(content: Any) -> bool:
+def _iterates_as_stored(content: Any) -> bool:
     """Return whether iterating over the containers in ``content`` gives what they store.
 
     ``content`` contains no cycle.
     """
     waiting = [content]
-    for each in waiting:  # longer meanwhile
+    for each in waiting:  # containers are appended below
         kind = type(each)
         if kind is dict or (issubclass(kind, dict) and kind.items in _DICTS):
             values = each.values()

@@ -260,8 +260,8 @@ CLOSES_RECEIVED = LabelledCounter(
     "closes_received", "connections", "code", "sockets that a client left, by its code"
 )
 
-# From a tenth of what a handler costs to what nobody waits for.
-_MOMENTS = (
+# From a tenth of the time of a short handler to ten seconds.
+_CALL_BOUNDS = (
     0.0001,
     0.00025,
     0.0005,
@@ -278,32 +278,32 @@ _MOMENTS = (
     2.5,
     10.0,
 )
-# A page that is looked at, a meeting, a working day, and tabs that stay open.
-_VISITS = (1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+# From a page that is left at once to a tab that is open for a day.
+_CONNECTION_BOUNDS = (1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
 
 HANDLER_DURATION = Histogram(
     "handler_duration",
     "seconds",
     "how long handlers of client events took, and one in 64 of group messages",
-    _MOMENTS,
+    _CALL_BOUNDS,
 )
 FAN_OUT_DURATION = Histogram(
     "fan_out_duration",
     "seconds",
     "from a group message's first mailbox in this process to its last",
-    _MOMENTS,
+    _CALL_BOUNDS,
 )
 PUBLISH_DURATION = Histogram(
     "publish_duration",
     "seconds",
     "how long a broker took to accept a group message or a publication",
-    _MOMENTS,
+    _CALL_BOUNDS,
 )
 CONNECTION_DURATION = Histogram(
     "connection_duration",
     "seconds",
     "how long connections lasted, counted when they end",
-    _VISITS,
+    _CONNECTION_BOUNDS,
 )
 TOPIC_CONNECTIONS = Measurement(
     "topic_connections", "connections", "topic clients being served now", "gauge"

@@ -1,4 +1,4 @@
-"""Rates, and token buckets that limit by them; the clock is an argument."""
+"""Rates, and token buckets that limit actions to a rate."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
+    abort_if_stalled,
     client_address,
-    cut_unless_read,
     hide_commands,
     log_fields,
     path_below_prefix,
@@ -164,7 +164,7 @@ class ProtocolTypeRouter:
             raise as_error(raised) from raised
         finally:
             if kind == "http":
-                cut_unless_read(send)
+                abort_if_stalled(send)
 
 
 class URLRouter:
@@ -271,7 +271,7 @@ class URLRouter:
         self, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         kind = scope.get("type")
-        # Called by hand, as in tests of routes: there is no client to answer.
+        # Called without a server, as in tests of routes: there is no client to answer.
         if send is None or kind not in ("http", "websocket"):
             raise ValueError(f"No route found for path {path!r}.")
         if _ANSWERS_NO_ROUTE in scope:
@@ -306,7 +306,7 @@ class URLRouter:
         await refuse(scope, receive, send, 404, "Not Found")
 
     def _advise_topics(self, path: str) -> str:
-        """Return what to write where a client of topics asks at another path."""
+        """Return advice for a topic client that connects at a path without an endpoint."""
         for route in self.routes:
             if isinstance(route, URLPattern) and topics_endpoints([route]):
                 return f'; write {{% tiderace_script topics="/{route.pattern}" %}}'
@@ -397,7 +397,7 @@ def get_application(
         origins: the origins that may open WebSockets, as ``OriginValidator`` takes
             them; by default the hosts in ``ALLOWED_HOSTS``.
         allow_missing_origin: whether clients without an Origin header may open
-            WebSockets; no browser is one.
+            WebSockets; browsers always send the header.
         health: whether ``/healthz`` and ``/readyz`` are answered before Django
             (``tiderace.health``).
 
