@@ -1,4 +1,4 @@
-"""The parts of ``get_application()``: what it reads, requires and serves HTTP with."""
+"""The parts of ``get_application()``: Django's application, and the checks of arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ENGINES_WITH_A_TABLE = (
 
 
 class Pages(ASGIHandler):
-    """Django's application, of which ``sys.exit()`` ends a request and not the server.
+    """Django's application, in which ``sys.exit()`` ends a request and not the server.
 
     It runs views in a task, and ``SystemExit`` in a task stops the event loop.
     """
@@ -42,7 +42,7 @@ class Pages(ASGIHandler):
     async def run_get_response(self, request: HttpRequest) -> HttpResponseBase:
         try:
             response = await super().run_get_response(request)
-            note_missing_client(request.path, response.status_code)
+            log_missing_client(request.path, response.status_code)
             return response
         except SystemExit as raised:
             request.close()
@@ -57,20 +57,20 @@ class Pages(ASGIHandler):
 
 
 _CLIENT = re.compile(r".*/tiderace/tiderace(\.\w+)?\.js")
-_missing_client_noted = False
+_missing_client_logged = False
 
 
-def note_missing_client(path: str, status: int) -> None:
+def log_missing_client(path: str, status: int) -> None:
     """Log, once, that the script of the browser client is not served.
 
     Args:
         path: of a request.
         status: of its response.
     """
-    global _missing_client_noted
-    if status != 404 or _missing_client_noted or not _CLIENT.fullmatch(path):
+    global _missing_client_logged
+    if status != 404 or _missing_client_logged or not _CLIENT.fullmatch(path):
         return
-    _missing_client_noted = True
+    _missing_client_logged = True
     if not apps.is_installed("django.contrib.staticfiles"):
         advice = 'add "django.contrib.staticfiles" to INSTALLED_APPS'
     elif settings.DEBUG:
@@ -151,8 +151,8 @@ def require_settings(module: str | None) -> None:
         )
 
 
-def note_missing_app() -> None:
-    """Log that ``INSTALLED_APPS`` lacks the app, without which Django's start lacks much."""
+def log_missing_app() -> None:
+    """Log that ``INSTALLED_APPS`` lacks the app, and what is missing without it."""
     if not (apps.is_installed("tiderace") or apps.is_installed("channels")):
         logger.warning(
             'INSTALLED_APPS lacks "tiderace": no module "topics" of an app is imported, '

@@ -40,7 +40,7 @@ from tiderace.application_parts import (
     TopicsFirst,
     find_routes,
     imported,
-    note_missing_app,
+    log_missing_app,
     require_auth_apps,
     require_settings,
 )
@@ -408,7 +408,7 @@ def get_application(
     """
     require_settings(settings)
     django.setup(set_prefix=False)
-    note_missing_app()
+    log_missing_app()
     urls = find_routes(websocket)
     routes: ASGIApp = URLRouter(urls)
     wrap: Any = imported("middleware", middleware)

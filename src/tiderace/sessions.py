@@ -31,9 +31,9 @@ __all__ = [
 
 _SAMESITE = ("strict", "lax", "none")
 
-# What no backend's session key has: a quoted cookie may contain it, and PostgreSQL and
-# memcached refuse it with an error.
-_IN_NO_KEY = re.compile(r"[^!-~]")
+# Characters that are in no backend's session key. A quoted cookie may contain them, and
+# PostgreSQL and memcached raise an error for them.
+_NOT_IN_KEYS = re.compile(r"[^!-~]")
 
 
 class CookieMiddleware(ScopeMiddleware):
@@ -172,7 +172,7 @@ class InstanceSessionWrapper:
         """Set the session store, which reads its data at first use."""
         if self.activated:
             key = self.scope["cookies"].get(self.cookie_name)
-            if key is not None and _IN_NO_KEY.search(key):
+            if key is not None and _NOT_IN_KEYS.search(key):
                 key = None
             fill_lazy(self.scope["session"], self.session_store(key))
 

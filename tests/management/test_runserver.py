@@ -989,7 +989,7 @@ def test_an_application_of_another_kind_is_refused(shop, source, what):
 @pytest.fixture
 def script(monkeypatch):
     """Return a function that logs a request for the script of the browser client."""
-    monkeypatch.setattr(application_parts, "_missing_client_noted", False)
+    monkeypatch.setattr(application_parts, "_missing_client_logged", False)
 
     def request(status: int, path: str = "/static/tiderace/tiderace.js") -> None:
         details = {"method": "GET", "path": path, "status": status}

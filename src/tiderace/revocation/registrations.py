@@ -26,7 +26,7 @@ class Registration:
     looked_up_at: float | None = None
     """When its permissions were first looked up; until then they are unknown."""
     suspect: bool = False
-    """Whether permissions may have changed between its log-in and ``looked_up_at``."""
+    """Whether its permissions may have changed between log-in and ``looked_up_at``."""
 
 
 class Registrations:

@@ -1,4 +1,4 @@
-"""Watches the users of open connections, and reports when a log-in or permission ends.
+"""Watches the users of open connections, and reports ended log-ins and changed permissions.
 
 Users are looked up in batches: those that any process has announced as changed, and
 periodically all of them, since not every change sends a signal.
@@ -42,7 +42,7 @@ _BATCH = 500
 # Seconds between a change and the look-up, which then covers further changes.
 _SETTLE = 0.1
 # Seconds that an announcement may be in transit. Permissions that were first looked up
-# so shortly before its arrival may be those after the change.
+# less than this before its arrival may already include the change.
 _DELAY = 5.0
 # Seconds between attempts to reach the database or the broker.
 _RETRY = 5.0

@@ -20,7 +20,7 @@ Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Proxies: TypeAlias = "int | Sequence[str]"
 """The trusted proxies: how many a connection passes, or the networks they are in."""
 
-# Addresses that are cached: a limit reads that of its client for each command.
+# Addresses that are cached, since a limit reads that of its client for each command.
 _CACHED = 4096
 
 
@@ -31,8 +31,8 @@ def client_ip(scope: Scope, proxies: Proxies | None = None) -> Address | None:
         scope: the connection's.
         proxies: the trusted proxies, by number or networks; None takes
             ``TIDERACE["TRUSTED_PROXIES"]``. With networks, the header is read from its
-            end for as long as the last address was a trusted one. With a number, so
-            many addresses are read; a header with fewer is ignored.
+            end for as long as the last address was a trusted one. With a number, the
+            address that many places from the end is taken; a header with fewer is ignored.
 
     Raises:
         ValueError: a network is malformed.

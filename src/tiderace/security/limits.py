@@ -6,7 +6,7 @@
         MessageRateLimiter(AuthMiddlewareStack(URLRouter(routes)), "20/s"), per_ip=50
     )
 
-Both count in this process alone.
+Both limit the clients of this process; other processes count their own.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class ConnectionLimiter:
         if "user" not in scope:
             raise ValueError(
                 "ConnectionLimiter(per_user=...) cannot find user in scope; put it "
-                "inside AuthMiddlewareStack, or whatever names the user"
+                "inside AuthMiddlewareStack, or another middleware that sets the user"
             )
         user = scope["user"]
         if user is None or not user.is_authenticated:
@@ -292,15 +292,15 @@ class _ThrottledLog:
 
     def __init__(self) -> None:
         self._next = float("-inf")
-        self._silent = 0
+        self._left_out = 0
 
     def warning(self, text: str) -> None:
         now = time.monotonic()
         if now < self._next:
-            self._silent += 1
+            self._left_out += 1
             return
         self._next = now + _LOG_INTERVAL
-        more, self._silent = self._silent, 0
+        more, self._left_out = self._left_out, 0
         logger.warning("%s%s", text, f" (and {more} others before)" if more else "")
 
 

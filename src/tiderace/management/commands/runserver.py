@@ -23,7 +23,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.runserver import Command as DjangoRunserver
 
-from tiderace.application_parts import note_missing_client
+from tiderace.application_parts import log_missing_client
 from tiderace.checks.application import layers_in_memory
 from tiderace.checks.settings import probable_asgi_application
 from tiderace.layers import channel_layers
@@ -222,7 +222,7 @@ class Command(DjangoRunserver):
             level, style = self._http_style(details["status"])
             line = "HTTP %(method)s %(path)s %(status)s [%(time_taken).2f, %(client)s]"
             logger.log(level, style(line), details)
-            note_missing_client(details["path"].partition("?")[0], details["status"])
+            log_missing_client(details["path"].partition("?")[0], details["status"])
             return
         words = {
             "connecting": "HANDSHAKING",
