@@ -52,10 +52,10 @@ _WINDOW = 20.0
 # so a process with few clients need not use the whole window.
 _LONGEST_PAUSE = 0.1
 # Seconds that a cut connection has for its disconnect handler.
-_TIME_TO_LEAVE = 1.0
-# A second SIGTERM means "at once", but not within these seconds: systemd signals
+_CUT_TIMEOUT = 1.0
+# A second SIGTERM ends the drain at once, but not within these seconds: systemd signals
 # every process of a service, and uvicorn's parent then signals its children again.
-_SAME_SIGNAL = 2.0
+_REPEATED_SIGNAL = 2.0
 
 _SignalHandler: TypeAlias = Callable[[int, FrameType | None], Any]
 
@@ -67,7 +67,7 @@ class Drain:
         connections: the registry; connections that are added during a drain are asked
             to end as well.
         clock: seconds, from any start.
-        sleep: waits so many seconds.
+        sleep: waits for a number of seconds.
         chance: returns a random number from 0 to 1.
     """
 
@@ -151,7 +151,7 @@ class Drain:
             )
             for each in self._connections:
                 each.connection.cut()
-            await self._wait_for_end(_TIME_TO_LEAVE)
+            await self._wait_for_end(_CUT_TIMEOUT)
         logger.info("drained: %d connections are left", self.open)
 
     async def _ask_all(self, window: float) -> None:
@@ -234,8 +234,8 @@ async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 class SigtermWatch:
     """Handles SIGTERM before the server does: first drains, then calls its handler.
 
-    Only where the server's handler is a Python function, as with uvicorn. A second
-    SIGTERM stops the server at once; SIGINT is not handled here, so it does too.
+    It works where the server's handler is a Python function, as with uvicorn. A second
+    SIGTERM stops the server at once. SIGINT is left to the server, which stops at once.
 
     Args:
         drain: the drain to begin.
@@ -247,39 +247,43 @@ class SigtermWatch:
     ) -> None:
         self._drain = drain
         self._clock = clock
-        self._servers: _SignalHandler | None = None
+        self._server_handler: _SignalHandler | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._first: float | None = None
+        self._first_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Replace the handler of SIGTERM, where it can be replaced."""
         self._drain.reset()
-        self._first = None
+        self._first_at = None
         if threading.current_thread() is not threading.main_thread():
             return
         self._loop = asyncio.get_running_loop()
         handler = signal.getsignal(signal.SIGTERM)
-        if callable(handler) and not _is_asyncios(handler) and handler != self._noted:
-            self._servers = handler
-            signal.signal(signal.SIGTERM, self._noted)
+        if (
+            callable(handler)
+            and not _is_from_asyncio(handler)
+            and handler != self._handle_sigterm
+        ):
+            self._server_handler = handler
+            signal.signal(signal.SIGTERM, self._handle_sigterm)
 
     async def stop(self) -> None:
         """Restore the server's handler of SIGTERM."""
         self._drain.reset()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        if self._servers is not None:
-            if signal.getsignal(signal.SIGTERM) == self._noted:
-                signal.signal(signal.SIGTERM, self._servers)
-            self._servers = None
+        if self._server_handler is not None:
+            if signal.getsignal(signal.SIGTERM) == self._handle_sigterm:
+                signal.signal(signal.SIGTERM, self._server_handler)
+            self._server_handler = None
 
-    def _noted(self, number: int, frame: FrameType | None) -> None:
+    def _handle_sigterm(self, number: int, frame: FrameType | None) -> None:
         now = self._clock()
-        if self._first is None:
-            self._first = now
+        if self._first_at is None:
+            self._first_at = now
             self._call(self._begin)
-        elif now - self._first >= _SAME_SIGNAL and not _under_gunicorn():
+        elif now - self._first_at >= _REPEATED_SIGNAL and not _under_gunicorn():
             self._call(self._hurry)
 
     def _call(self, function: Callable[[], None]) -> None:
@@ -306,8 +310,8 @@ class SigtermWatch:
         self._stop_server()
 
     def _stop_server(self) -> None:
-        if self._servers is not None:
-            self._servers(signal.SIGTERM, None)
+        if self._server_handler is not None:
+            self._server_handler(signal.SIGTERM, None)
 
 
 def drain_seconds() -> float:
@@ -319,7 +323,7 @@ def drain_seconds() -> float:
     return seconds
 
 
-def _is_asyncios(handler: object) -> bool:
+def _is_from_asyncio(handler: object) -> bool:
     """Return whether a loop installed the handler, whose callback is not accessible."""
     return getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
 
