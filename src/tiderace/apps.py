@@ -49,7 +49,7 @@ class TideraceConfig(AppConfig):
             logger.error("%s", problem)
         recent_logs.install()
         process_connections.on_add(_start_cluster)
-        process_connections.on_add(_note_siblings)
+        process_connections.on_add(_log_siblings)
         for app in apps.get_app_configs():
             # tiderace.topics needs django.contrib.auth, which not every project has.
             if app is not self and module_has_submodule(app.module, "topics"):
@@ -59,16 +59,16 @@ class TideraceConfig(AppConfig):
             multiprocess_metrics.share(Path(folder))
 
 
-def _note_siblings(connection: LiveConnection) -> None:
-    """Note other processes of the server where the layer does not reach them.
+def _log_siblings(connection: LiveConnection) -> None:
+    """Log that an in-memory layer does not reach the other processes of the server.
 
-    With the first connection, since all processes have started by then.
+    Called with the first connection, when all processes have started.
     """
-    if isolation.siblings_noted():
+    if isolation.siblings_checked():
         return
     layers = channel_layers.backends.values()
     if any(isinstance(layer, InMemoryChannelLayer) for layer in layers):
-        isolation.note_siblings()
+        isolation.log_siblings()
 
 
 def _start_cluster(connection: LiveConnection) -> None:

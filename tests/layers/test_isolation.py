@@ -25,7 +25,7 @@ NOTHING = Retention(0, 0.0)
 def _outside_of_tests(monkeypatch):
     """A process that is no test run, has said nothing and serves nothing yet."""
     monkeypatch.delattr(mail, "outbox")
-    monkeypatch.setattr(isolation, "_noted", set())
+    monkeypatch.setattr(isolation, "_logged", set())
     monkeypatch.setattr(process_connections, "expected", False)
 
 
@@ -34,7 +34,7 @@ def layer():
     return InMemoryChannelLayer()
 
 
-def test_a_publication_where_nothing_is_served_is_noted_once(layer, caplog):
+def test_a_publication_where_nothing_is_served_is_logged_once(layer, caplog):
     for _ in range(2):
         layer.sync.stream_publish(
             "t", {"topic": "room:lobby", "data": "1"}, keep=NOTHING
@@ -48,13 +48,13 @@ def test_a_publication_where_nothing_is_served_is_noted_once(layer, caplog):
     assert '"tiderace.layers.redis.RedisChannelLayer"' in text
 
 
-def test_a_group_message_where_nothing_is_served_is_noted(layer, caplog):
+def test_a_group_message_where_nothing_is_served_is_logged(layer, caplog):
     layer.sync.group_send("lobby", {"type": "chat.message"})
 
     assert "a message to the group 'lobby' reaches nobody" in caplog.text
 
 
-async def test_a_message_that_a_channel_of_the_process_gets_is_not_noted(layer, caplog):
+async def test_a_message_that_a_channel_of_the_process_gets_is_not_logged(layer, caplog):
     await layer.group_add("lobby", "named")
     await layer.group_send("lobby", {"type": "chat.message"})
     await layer.group_send("empty", {"type": "chat.message"})
@@ -120,7 +120,7 @@ async def test_a_first_connection_reports_the_other_processes_once(
 def test_a_process_that_has_ended_is_no_sibling(caplog, sibling):
     sibling[1].close()
 
-    isolation.note_siblings()
+    isolation.log_siblings()
 
     assert not caplog.records
 

@@ -1,4 +1,4 @@
-"""Notes where the in-memory layer does not reach: other processes."""
+"""Logs that messages of an in-memory layer do not reach other processes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ ADVICE = (
 )
 """The advice in messages about a layer that reaches no other process."""
 
-_noted: set[str] = set()
+_logged: set[str] = set()
 
 
-def note_unheard(what: str) -> None:
+def log_unreceived(what: str) -> None:
     """Log, once, that a message stays in this process, which has no receiver for it.
 
-    Not in tests, which look for it otherwise, and not in a process that serves sockets
-    or will do so, whose clients may just not be there yet.
+    Nothing is logged in tests, which check what is sent, or in a process that serves
+    sockets or will do so, since its clients may connect later.
 
     Args:
         what: the message, for the log.
     """
-    if process_connections.expected or "unheard" in _noted or _in_tests():
+    if process_connections.expected or "unreceived" in _logged or _in_tests():
         return
-    _noted.add("unheard")
+    _logged.add("unreceived")
     logger.warning(
         "%s reaches nobody: the channel layer is in memory, and this process (%d) "
         "serves no sockets; %s (said once)",
@@ -45,16 +45,16 @@ def note_unheard(what: str) -> None:
     )
 
 
-def siblings_noted() -> bool:
-    """Return whether ``note_siblings`` has looked for other processes."""
-    return "siblings" in _noted
+def siblings_checked() -> bool:
+    """Return whether ``log_siblings`` has looked for other processes."""
+    return "siblings" in _logged
 
 
-def note_siblings() -> None:
+def log_siblings() -> None:
     """Log, once, that other processes of the same server have a layer of their own."""
-    if siblings_noted() or _in_tests():
+    if siblings_checked() or _in_tests():
         return
-    _noted.add("siblings")
+    _logged.add("siblings")
     pids = sorted(_siblings())
     if pids:
         logger.error(

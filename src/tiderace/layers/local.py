@@ -28,13 +28,13 @@ from tiderace.layers.stats import Pace, ProcessStats
 
 logger = logging.getLogger("tiderace.layers")
 
-# Mailboxes that are filled before control returns to the event loop: a few milliseconds,
-# of handlers or of broadcasts.
+# Mailboxes that are filled before control returns to the event loop: with messages, which
+# may run handlers, and with broadcasts. Either takes a few milliseconds.
 _SLICE = 256
 _PREPARED_SLICE = 4096
 
-# The largest groups are searched among so many, the oldest first: with a group per user
-# of a big site, a search among all of them would block the event loop.
+# The largest groups are looked for among this many, the oldest first: with a group per
+# user of a big site, a search among all of them would block the event loop.
 _MAX_SEARCHED = 20_000
 
 _STATM_PATH = Path("/proc/self/statm")

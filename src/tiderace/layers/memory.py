@@ -24,7 +24,7 @@ from tiderace.layers.base import (
     LocalDelivery,
 )
 from tiderace.layers.broker import GROUP_MAX_BYTES, KEY_TTL, Retention
-from tiderace.layers.isolation import note_unheard
+from tiderace.layers.isolation import log_unreceived
 from tiderace.layers.local import DropLog, LocalChannels
 from tiderace.layers.memory_streams import MemoryStreams
 from tiderace.layers.messages import (
@@ -169,7 +169,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         copy = encoding.decode(encoding.encode(message))
         await self._send_to(groups, copy, exclude)
         if self._local.is_unused():
-            note_unheard(f"a message to the group {group!r}")
+            log_unreceived(f"a message to the group {group!r}")
 
     async def group_broadcast(
         self,
@@ -236,7 +236,7 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
             deadline = now + self.expiry
             await self._local.fan_out(group, publication.as_event(), deadline)
         if self._local.is_unused():
-            note_unheard(f"a publication to {record.get('topic', group)!r}")
+            log_unreceived(f"a publication to {record.get('topic', group)!r}")
         return publication.position
 
     async def _append_message(

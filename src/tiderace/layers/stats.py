@@ -25,7 +25,8 @@ _STEP = 0.5
 class ProcessStats(msgspec.Struct, frozen=True):
     """The statistics of one process.
 
-    Groups and channels are those of one layer. Counters and rates are those of the process, over all its layers.
+    Groups and channels are those of one layer. Counters and rates are those of the process,
+    over all its layers.
     """
 
     process: str

@@ -348,7 +348,7 @@ class _OperationThread:
         return batch, results
 
     def _was_committed(self, unknown: OutcomeUnknown) -> bool:
-        """Return whether a transaction was committed, by new connections.
+        """Return whether a transaction was committed, which new connections find out.
 
         Raises:
             LayerUnavailable: when the database could not be reached in time.

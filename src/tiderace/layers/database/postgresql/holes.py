@@ -7,11 +7,11 @@ import psycopg
 # Seconds after which a missing id counts as unused, as after a rollback.
 _LIFETIME = 60.0
 
-# Seconds for which a missing id is queried at every poll; later it is queried once in as
-# many seconds.
+# Seconds for which a missing id is queried at every poll; after that it is queried once in
+# this many seconds.
 _EAGER = 1.0
 
-# With more holes the reader has fallen behind, and has to begin anew.
+# With more holes than these the reader has fallen behind, and has to begin anew.
 _MAX_HOLES = 20_000
 
 
