@@ -53,6 +53,6 @@ after_fork(process_relays.forget)
 
 
 async def start_in_server() -> None:
-    """Start the relays when a server starts, unless the settings give them a process."""
+    """Start the relays when a server starts, unless ``RELAY_IN_SERVERS`` is off."""
     if conf.current().relay_in_servers:
         await process_relays.start()

@@ -161,7 +161,7 @@ class Relay:
         if results.published:
             self._rows.delete([row for row, _ in results.published])
         for row, error in results.refused:
-            self._rows.note(row, error)
+            self._rows.store_error(row, error)
         for row, error in results.set_aside:
             self._rows.set_aside(row, error)
         return True
@@ -204,7 +204,7 @@ class Relay:
         return await asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
 
 
-# Of the databases whose relay is active in this process.
+# The statistics of the databases whose relay is active in this process.
 _statistics: dict[str, Statistics] = {}
 
 

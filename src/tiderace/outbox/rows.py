@@ -120,7 +120,7 @@ class OutboxRows:
         """Mark a row as one that cannot be published, with the error."""
         self._all.filter(pk=row).update(failed=timezone.now(), error=error[:_ERROR])
 
-    def note(self, row: int, error: str) -> None:
+    def store_error(self, row: int, error: str) -> None:
         """Store the error because of which a row waits."""
         self._all.filter(pk=row).update(error=error[:_ERROR])
 
