@@ -1,4 +1,4 @@
-"""Consumers, routes, layers and tests: what they rely on, and what means something else."""
+"""Examines consumers, routes, layers and tests for what differs from Channels."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _OF_CHANNELS = frozenset({
     "websocket_disconnect", "websocket_receive", "_sync",
 })
 # fmt: on
-# Names that Tiderace has added to them: a consumer's own use of one means another thing.
+# Names that Tiderace has added to them; a project's consumer may use one otherwise.
 _ADDED = frozenset(
     name
     for consumer in (AsyncJsonWebsocketConsumer, AsyncHttpConsumer)
     for name in dir(consumer)
     if not name.startswith("__") and name not in _OF_CHANNELS
 )
-# What such a name does, where a project may want it.
+# What such a name does in Tiderace, where a project may want that.
 _HOOKS = {
     "on_error": "Tiderace calls on_error() with the exception of a handler",
     "spawn": "Tiderace's spawn() starts a task that ends with the connection",
@@ -60,7 +60,8 @@ _KEYS = ("asgi:group:", "asgi::group:", "asgi:specific.")
 def consumer_names(sources: Iterable[SourceFile]) -> set[str]:
     """Return the names of the consumer classes of a project.
 
-    Those over a consumer of Channels or of a package that uses it, and those over them.
+    They are derived, directly or not, from a consumer of Channels or of a package that
+    uses it.
     """
     bases: dict[str, set[str]] = {}
     names: set[str] = set()
@@ -202,7 +203,7 @@ def _own_names(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _examine_class(source: SourceFile, node: ast.ClassDef, bases: set[str]) -> None:
-    """Report a class over a layer, the live server or the denier."""
+    """Report a class derived from a layer, the live server or the denier."""
     if "WebsocketDenier" in bases:
         source.report(
             node,

@@ -1,4 +1,4 @@
-"""Imports of Channels, and dotted paths to it in strings."""
+"""Examines imports of Channels, and dotted paths to it in strings."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _examine_import_from(
         source.report(
             node,
             Verdict.CHANGES,
-            f"{shown}: is read by type checkers alone, and a name of other annotations "
-            "than Tiderace's own",
+            f"{shown}: only type checkers read it, and Tiderace's annotations use other "
+            "names",
         )
         return
     if new is None:

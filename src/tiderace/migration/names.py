@@ -1,4 +1,4 @@
-"""Where the names of Channels are in Tiderace."""
+"""Finds the names in Tiderace for those of Channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 OLD_PACKAGES = ("channels", "channels_redis")
 
-# Names that are in another module than the rest of theirs.
+# Names that are in another module of Tiderace than the rest of their module.
 _MOVED = {
     ("channels.apps", "ChannelsConfig"): "tiderace.apps.TideraceConfig",
     ("channels.utils", "await_many_dispatch"): "tiderace.consumer.await_many_dispatch",
@@ -32,7 +32,7 @@ _MOVED = {
     ),
 }
 
-# What Channels itself has no more, or Tiderace does not offer.
+# Why a module has no new name: Channels has removed it, or Tiderace does not offer it.
 _REMOVED = "Channels 4 does not have it either"
 _FIRST_VERSION = "it is of Channels 1; move to Channels 4 first"
 _GONE = {

@@ -1,4 +1,4 @@
-"""A whole project: its files, the place for the alias, and the writing of all edits."""
+"""Reads the files of a whole project, and writes all edits to them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class NotWritten(RuntimeError):
 
 @dataclass(slots=True)
 class Project:
-    """The files of a project that have something to do with Channels.
+    """The files of a project that concern Channels.
 
     Attributes:
         path: its folder, or one file.
         sources: its Python files.
         findings: the lines of the report by file.
-        advice: what is to be done besides.
+        advice: what the user has to do besides, in sentences.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""The settings of a Channels project: apps, layers with their options, the application."""
+"""Examines the settings of a project: apps, layers with their options, the application."""
 
 from __future__ import annotations
 

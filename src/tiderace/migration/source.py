@@ -1,4 +1,4 @@
-"""A Python file: its syntax tree, what was found in it, and edits of single tokens."""
+"""A Python file with its syntax tree, the lines of its report, and edits of tokens."""
 
 from __future__ import annotations
 
