@@ -20,6 +20,7 @@ pytest_plugins = ["support.run_rules", "tiderace.pytest_plugin"]
 
 from support.servers.brokers import Cluster, SentinelSetup, Server  # noqa: E402
 from support.servers.drain_server import drain_site  # noqa: E402, F401
+from tiderace.layers import InMemoryChannelLayer, channel_layers  # noqa: E402
 from tiderace.runtime.lifespan import process_lifespan  # noqa: E402
 
 
@@ -48,6 +49,17 @@ def own_lifespan(monkeypatch):
     """Forget the hooks that this test, or an app it installs, adds to the process."""
     monkeypatch.setattr(process_lifespan, "startup", [*process_lifespan.startup])
     monkeypatch.setattr(process_lifespan, "shutdown", [*process_lifespan.shutdown])
+
+
+@pytest.fixture
+def layer():
+    """Make a new memory layer the default one."""
+    layer = InMemoryChannelLayer()
+    before = channel_layers.set("default", layer)
+    yield layer
+    channel_layers.backends.pop("default", None)
+    if before is not None:
+        channel_layers.set("default", before)
 
 
 @pytest.fixture

@@ -39,16 +39,7 @@ from tiderace.layers import (
 )
 from tiderace.runtime import threads
 
-
-@pytest.fixture(autouse=True)
-def layer():
-    """A layer of its own for every test."""
-    layer = InMemoryChannelLayer()
-    before = channel_layers.set("default", layer)
-    yield layer
-    channel_layers.backends.pop("default", None)
-    if before is not None:
-        channel_layers.set("default", before)
+pytestmark = pytest.mark.usefixtures("layer")
 
 
 @pytest.fixture

@@ -18,20 +18,10 @@ from support.waiting import settle, until, within
 from tiderace.consumer import concurrent
 from tiderace.generic.http import AsyncHttpConsumer
 from tiderace.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
-from tiderace.layers import InMemoryChannelLayer, channel_layers
+
+pytestmark = pytest.mark.usefixtures("layer")
 
 SHORT = {"DISCONNECT_TIMEOUT": 0.05}
-
-
-@pytest.fixture(autouse=True)
-def layer():
-    """A layer of its own for every test."""
-    layer = InMemoryChannelLayer()
-    before = channel_layers.set("default", layer)
-    yield layer
-    channel_layers.backends.pop("default", None)
-    if before is not None:
-        channel_layers.set("default", before)
 
 
 class Room(AsyncWebsocketConsumer):

@@ -10,19 +10,9 @@ from asgiref.sync import sync_to_async
 from support.clients.asgi_client import Client
 from support.waiting import settle, until
 from tiderace.generic.http import AsyncHttpConsumer
-from tiderace.layers import InMemoryChannelLayer, channel_layers
 from tiderace.testing import HttpCommunicator
 
-
-@pytest.fixture(autouse=True)
-def layer():
-    """A layer of its own for every test."""
-    layer = InMemoryChannelLayer()
-    before = channel_layers.set("default", layer)
-    yield layer
-    channel_layers.backends.pop("default", None)
-    if before is not None:
-        channel_layers.set("default", before)
+pytestmark = pytest.mark.usefixtures("layer")
 
 
 def request(consumer, **scope):

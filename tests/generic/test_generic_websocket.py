@@ -34,16 +34,7 @@ from tiderace.generic.websocket import (
 from tiderace.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from tiderace.testing import WebsocketCommunicator
 
-
-@pytest.fixture(autouse=True)
-def layer():
-    """A layer of its own for every test."""
-    layer = InMemoryChannelLayer()
-    before = channel_layers.set("default", layer)
-    yield layer
-    channel_layers.backends.pop("default", None)
-    if before is not None:
-        channel_layers.set("default", before)
+pytestmark = pytest.mark.usefixtures("layer")
 
 
 class SyncWorld:
