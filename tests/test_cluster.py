@@ -160,7 +160,7 @@ def test_the_bus_moves_to_a_running_loop_when_its_own_is_closed(handlers):
     assert received == [1]
 
 
-async def test_another_loop_may_ask(one, handlers):
+async def test_a_loop_that_does_not_receive_may_ask(one, handlers):
     cluster.handler("double")(lambda payload: payload * 2)
     await one.open()
 
@@ -282,7 +282,7 @@ async def test_a_process_that_does_not_answer_in_time_is_named(processes, handle
     }
 
 
-async def test_one_process_is_asked(processes, handlers):
+async def test_a_question_to_one_process_returns_its_answer(processes, handlers):
     cluster.handler("double")(lambda payload: payload * 2)
 
     answer = await processes[0].ask_one(processes[1].process, "double", 21, timeout=10)

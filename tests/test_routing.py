@@ -640,7 +640,7 @@ async def test_a_missing_slash_is_mentioned_in_the_log(caplog):
     assert "a route matches it with a slash at the end" in line
 
 
-async def test_a_client_of_topics_at_another_path_is_told_the_path_in_the_log(caplog):
+async def test_the_log_names_the_path_for_a_topic_client_at_another_path(caplog):
     routes = [*CHAT, path("ws/topics/", TopicsEndpoint.as_asgi())]
 
     line = await log_line(caplog, routes, "/connection/websocket")

@@ -92,7 +92,7 @@ def test_a_browser_gets_what_was_published_while_the_server_restarted(page, brok
         ]
 
 
-def test_a_browser_that_has_heard_nothing_yet_misses_nothing_either(page, broker):
+def test_a_browser_without_an_event_yet_misses_nothing_either(page, broker):
     port = free_port()
     with site(broker, port) as server:
         page.goto(f"{server.http}/")

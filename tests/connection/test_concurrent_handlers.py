@@ -40,7 +40,7 @@ async def test_a_concurrent_handler_does_not_delay_the_next_message(layer):
 
 
 @override_settings(TIDERACE={"CONCURRENT_HANDLERS": 2})
-async def test_at_most_so_many_concurrent_handlers_run_for_one_connection(layer):
+async def test_the_number_of_concurrent_handlers_of_a_connection_is_limited(layer):
     running, most, done = 0, 0, 0
 
     class Consumer(Member):

@@ -152,13 +152,13 @@ async def test_the_query_string_can_be_parsed(query, room):
         assert await socket.receive_from() == room
 
 
-async def test_a_stranger_is_turned_away_before_accept():
+async def test_a_visitor_who_is_no_member_is_refused_before_accept():
     socket = WebsocketCommunicator(consumers.MembersOnly.as_asgi(), "/ws/")
 
     assert await socket.connect() == (False, 4001)
 
 
-async def test_a_stranger_is_turned_away_after_accept_and_told_why():
+async def test_a_visitor_who_is_no_member_is_closed_after_accept_with_a_reason():
     async with Visit(consumers.ShownOut) as socket:
         assert await socket.receive_output() == {
             "type": "websocket.close",

@@ -54,7 +54,9 @@ def test_a_group_message_where_nothing_is_served_is_logged(layer, caplog):
     assert "a message to the group 'lobby' reaches nobody" in caplog.text
 
 
-async def test_a_message_that_a_channel_of_the_process_gets_is_not_logged(layer, caplog):
+async def test_a_message_that_a_channel_of_the_process_gets_is_not_logged(
+    layer, caplog
+):
     await layer.group_add("lobby", "named")
     await layer.group_send("lobby", {"type": "chat.message"})
     await layer.group_send("empty", {"type": "chat.message"})
@@ -63,7 +65,7 @@ async def test_a_message_that_a_channel_of_the_process_gets_is_not_logged(layer,
 
 
 @pytest.mark.parametrize("served", [TopicsEndpoint, AsyncWebsocketConsumer])
-def test_a_process_that_will_serve_sockets_is_not_told(layer, caplog, served):
+def test_a_process_that_will_serve_sockets_logs_nothing(layer, caplog, served):
     served.as_asgi()
 
     layer.sync.stream_publish("t", {"topic": "room:lobby", "data": "1"}, keep=NOTHING)
@@ -72,7 +74,7 @@ def test_a_process_that_will_serve_sockets_is_not_told(layer, caplog, served):
     assert not caplog.records
 
 
-def test_a_test_run_is_not_told(layer, caplog, monkeypatch):
+def test_a_test_run_logs_nothing(layer, caplog, monkeypatch):
     monkeypatch.setattr(mail, "outbox", [], raising=False)
 
     layer.sync.group_send("lobby", {"type": "chat.message"})

@@ -49,58 +49,58 @@ async def publish(layer, *numbers, group="tide", keep=KEEP, **options):
 
 
 async def test_many_listeners_get_all_in_order_while_other_tasks_run(layer):
-    ears = [RecordingListener() for _ in range(10_000)]
-    for ear in ears:
-        await layer.stream_subscribe("tide", ear)
+    recorders = [RecordingListener() for _ in range(10_000)]
+    for recorder in recorders:
+        await layer.stream_subscribe("tide", recorder)
     turns = []
 
-    async def somebody_else():
+    async def other_task():
         while len(turns) < 3:
-            turns.append(sum(len(ear.received) for ear in ears))
+            turns.append(sum(len(recorder.received) for recorder in recorders))
             await asyncio.sleep(0)
 
-    other = asyncio.create_task(somebody_else())
+    other = asyncio.create_task(other_task())
     await publish(layer, 1)
 
-    assert all(ear.data == ["1"] for ear in ears)
+    assert all(recorder.data == ["1"] for recorder in recorders)
     await other
-    assert any(0 < heard < len(ears) for heard in turns)
+    assert any(0 < count < len(recorders) for count in turns)
 
 
 async def test_concurrent_publications_keep_their_order(layer):
-    ears = [RecordingListener() for _ in range(9000)]
-    for ear in ears:
-        await layer.stream_subscribe("tide", ear)
+    recorders = [RecordingListener() for _ in range(9000)]
+    for recorder in recorders:
+        await layer.stream_subscribe("tide", recorder)
 
     await asyncio.gather(*(publish(layer, number) for number in range(5)))
 
-    assert {tuple(ear.offsets) for ear in ears} == {(1, 2, 3, 4, 5)}
+    assert {tuple(recorder.offsets) for recorder in recorders} == {(1, 2, 3, 4, 5)}
 
 
 async def test_a_listener_that_unsubscribes_during_a_delivery_is_not_called_again(
     layer,
 ):
-    ears = [RecordingListener() for _ in range(6000)]
-    last = ears[-1]
-    for ear in ears:
-        await layer.stream_subscribe("tide", ear)
+    recorders = [RecordingListener() for _ in range(6000)]
+    last = recorders[-1]
+    for recorder in recorders:
+        await layer.stream_subscribe("tide", recorder)
 
     publishing = asyncio.create_task(publish(layer, 1))
-    await until(lambda: ears[0].received)
+    await until(lambda: recorders[0].received)
     layer.stream_unsubscribe("tide", last)
     await publishing
 
-    assert ears[-2].data == ["1"]
+    assert recorders[-2].data == ["1"]
     assert last.received == []
 
 
 async def test_a_listener_may_unsubscribe_another(listeners):
-    class Jealous(RecordingListener):
+    class Unsubscribing(RecordingListener):
         def on_publication(self, group, publication):
             super().on_publication(group, publication)
             listeners.discard(group, other)
 
-    first, other = Jealous(), RecordingListener()
+    first, other = Unsubscribing(), RecordingListener()
     listeners.add("tide", first)
     listeners.add("tide", other)
 
@@ -141,9 +141,9 @@ async def test_discarding_a_listener_keeps_another_one(
 
 
 async def test_listeners_of_a_blocked_loop_get_a_gap(listeners, caplog):
-    ear = RecordingListener()
+    recorder = RecordingListener()
     lost = metrics.GAPS_LOST.value
-    listeners.add("tide", ear)
+    listeners.add("tide", recorder)
 
     def work():
         for offset in range(1, 6001):
@@ -153,22 +153,22 @@ async def test_listeners_of_a_blocked_loop_get_a_gap(listeners, caplog):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    await until(lambda: ear.offsets[-1:] == [6000])
+    await until(lambda: recorder.offsets[-1:] == [6000])
 
-    assert ear.data[0] is None
-    assert ear.offsets == list(range(ear.offsets[0], 6001))
-    assert ear.offsets[0] > 4000
+    assert recorder.data[0] is None
+    assert recorder.offsets == list(range(recorder.offsets[0], 6001))
+    assert recorder.offsets[0] > 4000
     assert metrics.GAPS_LOST.value == lost + 1
     assert "to it were dropped (listeners: 1, dropped: 4096)" in caplog.text
 
 
 def test_listeners_of_a_closed_loop_are_removed(layer):
-    ear = RecordingListener()
-    asyncio.run(layer.stream_subscribe("tide", ear))
+    recorder = RecordingListener()
+    asyncio.run(layer.stream_subscribe("tide", recorder))
 
     layer.sync.stream_publish("tide", {"data": "1"}, keep=KEEP)
 
-    assert (ear.received, ear.groups) == ([], set())
+    assert (recorder.received, recorder.groups) == ([], set())
     assert "tide" not in layer._local.listeners
 
 
@@ -220,13 +220,13 @@ async def test_a_listener_that_fails_is_logged(listeners, caplog):
 
 
 async def test_a_flushed_layer_has_no_listeners(layer):
-    ear = RecordingListener()
-    await layer.stream_subscribe("tide", ear)
+    recorder = RecordingListener()
+    await layer.stream_subscribe("tide", recorder)
 
     await layer.flush()
     await publish(layer, 1)
 
-    assert (ear.received, ear.groups) == ([], set())
+    assert (recorder.received, recorder.groups) == ([], set())
 
 
 # Retention
@@ -256,8 +256,8 @@ async def test_an_unused_stream_is_removed_after_ten_times_its_retention(layer, 
 
 async def test_a_stream_with_a_listener_is_not_removed(layer, clock):
     await publish(layer, 1)
-    ear = RecordingListener()
-    await layer.stream_subscribe("tide", ear)
+    recorder = RecordingListener()
+    await layer.stream_subscribe("tide", recorder)
     before, _ = await layer.stream_read("tide", keep=KEEP)
 
     for _ in range(5):
@@ -265,7 +265,7 @@ async def test_a_stream_with_a_listener_is_not_removed(layer, clock):
         await layer.send("anything", {"type": "x"})
 
     assert (await layer.stream_read("tide", keep=KEEP))[0] == before
-    layer.stream_unsubscribe("tide", ear)
+    layer.stream_unsubscribe("tide", recorder)
     clock.now += 1200
     await layer.send("anything", {"type": "x"})
     assert layer._streams.get("tide") is None
@@ -319,7 +319,7 @@ async def test_a_key_with_a_longer_life_lasts_so_long(layer, clock):
     assert await layer.stream_find_published("tide", "k") is None
 
 
-async def test_a_key_with_a_longer_life_ends_five_minutes_after_it_is_let_end(
+async def test_a_key_with_a_longer_life_ends_five_minutes_after_expire_keys(
     layer, clock
 ):
     await publish(layer, 1, key="k", key_ttl=10_000)
@@ -390,15 +390,15 @@ def test_a_stream_of_no_expiry_lasts_a_while():
 
 
 async def test_a_message_that_json_cannot_encode_is_a_null_publication(layer, caplog):
-    ear = RecordingListener()
-    await layer.stream_subscribe("tide", ear)
+    recorder = RecordingListener()
+    await layer.stream_subscribe("tide", recorder)
 
     with caplog.at_level(logging.WARNING, "tiderace.layers"):
         await layer.group_send("tide", {"type": "x", "values": {(1, 2): 1}})
     await publish(layer, 2)
 
-    assert ear.data == ["null", "2"]
-    assert ear.offsets == [1, 2]
+    assert recorder.data == ["null", "2"]
+    assert recorder.offsets == [1, 2]
     assert "JSON cannot say" in caplog.text
 
 

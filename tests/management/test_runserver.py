@@ -1009,7 +1009,7 @@ def script(monkeypatch):
     ],
 )
 @with_static_files
-def test_a_script_that_is_not_served_is_noted_once(script, caplog, changed, advice):
+def test_a_script_that_is_not_served_is_logged_once(script, caplog, changed, advice):
     with override_settings(**changed):
         script(404)
         script(404)
@@ -1020,13 +1020,13 @@ def test_a_script_that_is_not_served_is_noted_once(script, caplog, changed, advi
     assert advice in text
 
 
-def test_a_hashed_script_that_is_not_served_is_noted(script, caplog):
+def test_a_hashed_script_that_is_not_served_is_logged(script, caplog):
     script(404, "/s/tiderace/tiderace.0a1b2c.js?v=1")
 
     assert "/s/tiderace/tiderace.0a1b2c.js is not served" in caplog.text
 
 
-def test_a_script_that_is_served_and_other_files_are_not_noted(script, caplog):
+def test_a_script_that_is_served_and_other_files_are_not_logged(script, caplog):
     script(200)
     script(404, "/static/app.js")
 

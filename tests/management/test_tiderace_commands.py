@@ -452,7 +452,7 @@ def test_an_empty_table_has_a_hint(server, prefix):
         assert "No process listens." in said("tiderace_top", "--once")
 
 
-def test_it_waits_for_a_broker_that_is_away(prefix):
+def test_top_reports_a_broker_that_is_away_and_waits(prefix):
     layers = redis_settings("redis://127.0.0.1:1", prefix, publish_timeout=0.05)
     errors = io.StringIO()
     with (

@@ -343,7 +343,7 @@ def test_no_layer_is_tested_offline():
     assert "layer default" not in run("--offline", CHANNEL_LAYERS=away)
 
 
-def test_an_error_makes_it_fail():
+def test_an_error_makes_the_command_fail():
     with pytest.raises(
         CommandError, match=r"^1 of \d+ findings needs attention"
     ) as failed:
@@ -352,7 +352,7 @@ def test_an_error_makes_it_fail():
     assert failed.value.returncode == 1
 
 
-def test_a_warning_makes_it_fail_with_fail_level():
+def test_a_warning_makes_the_command_fail_with_fail_level():
     run("--offline", ALLOWED_HOSTS=["*"])
 
     with pytest.raises(CommandError):

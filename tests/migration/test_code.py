@@ -14,7 +14,7 @@ def lines_behind_import(folder, text):
     return report_of(folder, CONSUMER + text)[1:]
 
 
-def test_a_consumer_is_the_same(tmp_path):
+def test_a_consumer_of_channels_is_reported_as_the_same(tmp_path):
     text = """\
 class Chat(AsyncWebsocketConsumer):
     groups = ["lobby"]

@@ -226,7 +226,7 @@ async def test_the_server_is_stopped_after_the_drain(server):
     await watch.stop()
 
 
-async def test_a_second_sigterm_tells_the_server_at_once(server, monkeypatch):
+async def test_a_second_sigterm_is_passed_to_the_server_at_once(server, monkeypatch):
     # Another test of this process may have imported it; it repeats signals.
     monkeypatch.delitem(sys.modules, "gunicorn.arbiter", raising=False)
     harness = DrainHarness(1, ignores_notice=True, frozen=True)

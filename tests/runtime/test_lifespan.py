@@ -243,7 +243,7 @@ async def test_layers_that_were_made_are_closed_with_the_server(monkeypatch):
     assert log == ["closed"]
 
 
-async def test_a_start_makes_no_layer(monkeypatch):
+async def test_the_start_of_a_process_makes_no_layer(monkeypatch):
     monkeypatch.setattr(channel_layers, "backends", {})
 
     await say(server(ProtocolTypeRouter({})), STARTUP)

@@ -59,7 +59,7 @@ async def test_other_keys_do_not_wait():
     await one
 
 
-async def test_a_later_caller_does_it_again():
+async def test_a_later_caller_does_the_work_again():
     once, work = SingleFlight(), Work()
     work.may_end.set()
 
@@ -69,7 +69,7 @@ async def test_a_later_caller_does_it_again():
     assert work.times == 2
 
 
-async def test_a_waiting_caller_does_it_after_a_failure():
+async def test_a_waiting_caller_does_the_work_after_a_failure():
     once, fails, works = SingleFlight(), Work(ValueError("no")), Work()
     works.may_end.set()
     one, two = await both(once, "k", fails, works)

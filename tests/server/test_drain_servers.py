@@ -127,7 +127,7 @@ async def test_new_websockets_are_refused_while_pages_are_served(drain_site):
         assert await status_of(f"{server.http}/healthz") == 200
 
 
-async def test_a_second_sigterm_ends_it_at_once(drain_site):
+async def test_a_second_sigterm_ends_the_drain_at_once(drain_site):
     server = drain_site(DRAIN_SECONDS=60)
     clients = [await connect(f"{server.ws}/plain/") for _ in range(700)]
     ends = [asyncio.ensure_future(end_of(client)) for client in clients]

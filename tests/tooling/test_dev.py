@@ -85,7 +85,7 @@ def test_a_chore_starts_its_sessions(dev, arguments, variables, started):
     assert dev(*arguments, **variables).stdout.strip() == started
 
 
-def test_a_chore_without_arguments_refuses_them(dev):
+def test_a_command_without_arguments_refuses_them(dev):
     assert "takes no arguments: --strict" in dev("check", "--strict").stderr
 
 

@@ -32,18 +32,18 @@ def test_a_complete_stream_passes():
     assert row.passed
 
 
-def test_a_missing_number_is_lost_silently():
+def test_a_missing_number_counts_as_a_silent_loss():
     row = row_of(0, 1, 3, 4)
 
     assert (row.lost, row.silent) == (1, 1)
     assert not row.passed
 
 
-def test_a_missing_end_is_lost_silently():
+def test_a_missing_end_counts_as_a_silent_loss():
     assert row_of(0, 1, 2).silent == 2
 
 
-def test_a_missing_beginning_is_lost_silently():
+def test_a_missing_beginning_counts_as_a_silent_loss():
     assert row_of(2, 3, 4).silent == 2
 
 
@@ -137,7 +137,7 @@ def test_a_drill_that_leaks_fails():
     assert not Row(leaked=1).passed
 
 
-def test_a_broken_promise_fails():
+def test_a_requirement_that_is_not_met_fails_the_row():
     row = Row()
 
     row.require(True, "kept")

@@ -255,7 +255,7 @@ def test_under_debug_a_change_without_signals_is_noted_once(
     assert "call publish() too" in record.getMessage()
 
 
-def test_changes_that_are_published_are_not_noted(debugged, caplog):
+def test_changes_that_are_published_are_not_logged(debugged, caplog):
     note = Note.objects.create(board="a", text="hi")
     note.save()
     Note.objects.update_or_create(pk=note.pk, defaults={"text": "there"})

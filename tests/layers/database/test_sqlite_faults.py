@@ -16,7 +16,7 @@ from tiderace.exceptions import LayerUnavailable
 
 
 @pytest.mark.parametrize("pattern", ["layer.sqlite3*", "layer.sqlite3"])
-async def test_members_are_told_when_the_file_is_deleted_while_others_publish(
+async def test_members_get_a_gap_when_the_file_is_deleted_while_others_publish(
     make_layer, file, pattern
 ):
     here, there = make_layer(), make_layer()

@@ -310,7 +310,7 @@ async def test_a_refused_operation_does_not_fail_those_that_were_gathered_with_i
     assert [(await each).offset for each in waiting] == [2, 3]
 
 
-async def test_members_are_told_when_the_file_was_deleted(make_layer, file):
+async def test_members_get_a_gap_when_the_file_was_deleted(make_layer, file):
     layer = make_layer()
     listener = await listen(layer)
     await publish(layer, "a")

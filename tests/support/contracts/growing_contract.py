@@ -478,7 +478,7 @@ class GrowingContract:
 
             assert (end["state"], end["data"]["text"]) == ("finished", "still here")
 
-    async def test_a_writer_is_told_that_its_message_was_ended(self, app):
+    async def test_a_writer_whose_message_another_process_ended_raises(self, app):
         async with Device(app, "grow-room:a") as device:
             answer = agrow("grow-room:a")
             with pytest.raises(MessageEnded, match="ended by another process"):

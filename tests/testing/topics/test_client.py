@@ -448,7 +448,7 @@ def test_a_timeout_says_what_was_received_instead(topics, alice):
 # Without the testbed
 
 
-def test_a_client_stands_alone(alice):
+def test_a_client_works_without_a_testbed(alice):
     with TopicsClient(user=alice) as client:
         room = client.subscribe("chat-site:tea")
         publish("chat-site:tea", 1)

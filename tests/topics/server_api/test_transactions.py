@@ -253,7 +253,7 @@ def test_case(db, monkeypatch):
     connections["default"].run_on_commit.clear()
 
 
-def test_a_publication_that_a_test_case_rolls_back_is_noted_once(test_case, caplog):
+def test_a_publication_that_a_test_case_rolls_back_is_logged_once(test_case, caplog):
     publish("board:a", 1)
     publish("board:a", 2)
 
@@ -264,7 +264,7 @@ def test_a_publication_that_a_test_case_rolls_back_is_noted_once(test_case, capl
     assert "TopicsTestMixin" in record.getMessage()
 
 
-def test_a_publication_that_a_test_case_carries_out_is_not_noted(test_case, caplog):
+def test_a_publication_that_a_test_case_carries_out_is_not_logged(test_case, caplog):
     with TestCase.captureOnCommitCallbacks(execute=True):
         publish("board:a", 1)
 
@@ -274,7 +274,7 @@ def test_a_publication_that_a_test_case_carries_out_is_not_noted(test_case, capl
     assert not caplog.records
 
 
-def test_a_publication_that_the_code_under_test_rolls_back_is_not_noted(
+def test_a_publication_that_the_code_under_test_rolls_back_is_not_logged(
     test_case, caplog
 ):
     with transaction.atomic():
