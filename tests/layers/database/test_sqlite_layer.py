@@ -301,7 +301,7 @@ async def test_a_refused_operation_does_not_fail_those_that_were_gathered_with_i
         ]
         [broker] = layer._brokers
         refused = asyncio.create_task(
-            broker.executor.write(lambda cursor, _: cursor.fetch("SELECT no"), None)
+            broker.executor.write(lambda cursor: cursor.fetch("SELECT no"))
         )
         await asyncio.sleep(0.1)
 

@@ -13,7 +13,7 @@ from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
 from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
-from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.memberships import DatabaseMemberships
 from tiderace.layers.database.presence import DatabasePresenceStore
 from tiderace.layers.database.queues import DatabaseQueues
@@ -102,7 +102,7 @@ class DatabaseBroker:
     async def take_token(self, key: str, rate: Rate) -> float:
         name = self._prefix + key
         return await self.executor.write(
-            take_token, (name, rate), lock=(f"bucket {name}",)
+            take_token, name, rate, lock=(f"bucket {name}",)
         )
 
     async def subscribe(
@@ -151,7 +151,7 @@ class DatabaseBroker:
         return self._connected
 
     async def flush(self) -> None:
-        await self.executor.write(one_by_one(_flush), self._prefix)
+        await self.executor.write(_flush, self._prefix)
 
     async def close(self) -> None:
         await self.executor.close()

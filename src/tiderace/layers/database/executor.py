@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
 import logging
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
 from tiderace.layers.database.vendor import (
@@ -31,6 +30,7 @@ from tiderace.runtime.forks import after_fork, around_fork, keep_alive
 
 A = TypeVar("A")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 logger = logging.getLogger("tiderace.layers")
 
@@ -111,19 +111,17 @@ class Executor:
 
     async def write(
         self,
-        handler: Callable[[Cursor, list[A]], Sequence[R]],
-        argument: A,
-        *,
+        function: Callable[[Cursor, *Ts], R],
+        *arguments: *Ts,
         lock: Sequence[str] = (),
         size: int = 0,
     ) -> R:
-        """Run an operation in a transaction, together with others that wait.
+        """Run a function in a transaction, together with other operations that wait.
 
         Args:
-            handler: called with the arguments of all operations of this kind; returns
-                their results in the same order. It may be called again when the
+            function: called with the transaction and ``arguments``; called again when the
                 transaction failed.
-            argument: that of this operation.
+            arguments: passed to it.
             lock: names that no two transactions hold at the same time.
             size: bytes that it writes, if they are many.
 
@@ -132,6 +130,26 @@ class Executor:
             MessageTooLarge: when the database never takes a value of this size.
             TypeError: when it never takes a value for another reason, such as a NUL in a
                 text.
+        """
+        call: tuple[Callable[..., R], Any] = (function, arguments)
+        return await self.write_together(_call_each, call, lock=lock, size=size)
+
+    async def write_together(
+        self,
+        handler: Callable[[Cursor, list[A]], Sequence[R]],
+        argument: A,
+        *,
+        lock: Sequence[str] = (),
+        size: int = 0,
+    ) -> R:
+        """Run an operation as ``write``, by one call for all operations of its kind.
+
+        Args:
+            handler: called with the arguments of all operations of this kind; returns
+                their results in the same order.
+            argument: that of this operation.
+            lock: as in ``write``.
+            size: as in ``write``.
         """
         if size > _MAX_BYTES:
             raise MessageTooLarge(
@@ -142,17 +160,14 @@ class Executor:
         result: R = await self._run(self._writes, operation)
         return result
 
-    async def read(self, function: Callable[[Cursor], R]) -> R:
+    async def read(self, function: Callable[[Cursor, *Ts], R], *arguments: *Ts) -> R:
         """Run a function that only reads, in a snapshot of the database.
 
         Raises:
             LayerUnavailable: as ``write``.
         """
-
-        def handler(cursor: Cursor, arguments: list[None]) -> list[R]:
-            return [function(cursor)]
-
-        result: R = await self._run(self._reads, _Operation(handler, None))
+        operation = _Operation(_call_each, (function, arguments))
+        result: R = await self._run(self._reads, operation)
         return result
 
     async def close(self) -> None:
@@ -388,16 +403,9 @@ class _OperationThread:
         return failure
 
 
-def one_by_one(
-    function: Callable[[Cursor, A], R],
-) -> Callable[[Cursor, list[A]], list[R]]:
-    """Return a handler for ``Executor.write`` of a function for a single argument."""
-
-    @functools.wraps(function)
-    def handler(cursor: Cursor, arguments: list[A]) -> list[R]:
-        return [function(cursor, argument) for argument in arguments]
-
-    return handler
+def _call_each(cursor: Cursor, calls: list[tuple[Callable[..., R], Any]]) -> list[R]:
+    """The handler of operations that are a function and its arguments."""
+    return [function(cursor, *arguments) for function, arguments in calls]
 
 
 def _close(cursor: Cursor, arguments: list[Any]) -> Sequence[Any]:

@@ -8,25 +8,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any
 
-from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.vendor import Cursor, FeedRow
 
 _EXTEND = "ON CONFLICT (name) DO UPDATE SET expires_ms = excluded.expires_ms"
-
-
-class _Announcement(NamedTuple):
-    process: str
-    joined: list[tuple[str, str]]
-    left: list[tuple[str, str]]
-    lease_ms: int
-
-
-class _Report(NamedTuple):
-    process: str
-    data: bytes
-    lease_ms: int
 
 
 class DatabaseMemberships:
@@ -47,11 +34,11 @@ class DatabaseMemberships:
     async def join(self, subject: str, member: str, *, seconds: float) -> None:
         # ``seconds`` is applied by the reader: ``members_age`` of a publication.
         name = self._prefix + subject
-        await self._executor.write(_join, (name, member), lock=(f"stream {name}",))
+        await self._executor.write(_join, name, member, lock=(f"stream {name}",))
 
     async def leave(self, subject: str, member: str) -> None:
         name = self._prefix + subject
-        await self._executor.write(_leave, (name, member), lock=(f"stream {name}",))
+        await self._executor.write(_leave, name, member, lock=(f"stream {name}",))
 
     async def announce(
         self,
@@ -61,37 +48,24 @@ class DatabaseMemberships:
         *,
         lease: float,
     ) -> None:
-        announcement = _Announcement(
-            self._prefix + process,
+        name = self._prefix + process
+        await self._executor.write(
+            _announce,
+            name,
             [(self._prefix + subject, member) for subject, member in joined],
             [(self._prefix + subject, member) for subject, member in left],
             int(lease * 1000),
-        )
-        await self._executor.write(
-            _announce, announcement, lock=(_lock(announcement.process),)
+            lock=(_lock(name),),
         )
 
     async def refresh(
         self, process: str, subjects: Collection[str], *, lease: float
     ) -> list[str]:
         name = self._prefix + process
-        token = self._token
-
-        def is_extended(cursor: Cursor) -> bool:
-            """Return whether a report has just extended the lease."""
-            return bool(
-                cursor.fetch(
-                    "SELECT 1 FROM tiderace_layer_process "
-                    "WHERE name = %s AND token = %s AND expires_ms > %s",
-                    (name, token, cursor.now_ms + int(lease * 1000) // 2),
-                )
-            )
-
-        if await self._executor.read(is_extended):
-            return []
-        was_there = await self._executor.write(
-            _refresh, (name, self._token, int(lease * 1000)), lock=(_lock(name),)
-        )
+        row = (name, self._token, int(lease * 1000))
+        was_there = await self._executor.read(
+            _is_extended, *row
+        ) or await self._executor.write(_refresh, *row, lock=(_lock(name),))
         return [] if was_there else list(subjects)
 
     async def remove_process(self, process: str, subjects: Collection[str]) -> None:
@@ -99,51 +73,48 @@ class DatabaseMemberships:
         await self._executor.write(_remove, name, lock=(_lock(name),))
 
     async def members(self, subject: str) -> list[str]:
-        name = self._prefix + subject
-
-        def read(cursor: Cursor) -> list[str]:
-            rows = cursor.fetch(
-                "SELECT channel FROM tiderace_layer_membership "
-                "JOIN tiderace_layer_process ON name = process "
-                "WHERE subject = %s AND expires_ms > %s "
-                "UNION ALL SELECT member FROM tiderace_layer_member WHERE subject = %s",
-                (name, cursor.now_ms, name),
-            )
-            return [member for (member,) in rows]
-
-        return await self._executor.read(read)
+        rows = await self._executor.read(_read_members, self._prefix + subject)
+        return [member for (member,) in rows]
 
     async def count(self, subject: str) -> int:
         return len(await self.members(subject))
 
     async def report(self, process: str, data: bytes, *, lease: float) -> None:
-        report = _Report(self._prefix + process, data, int(lease * 1000))
-        await self._executor.write(_report, report, lock=(_lock(report.process),))
+        name = self._prefix + process
+        await self._executor.write(
+            _report, name, data, int(lease * 1000), lock=(_lock(name),)
+        )
 
     async def reports(self) -> list[bytes]:
-        prefix = self._prefix
-
-        def read(cursor: Cursor) -> list[bytes]:
-            rows = cursor.fetch(
-                "SELECT name, report FROM tiderace_layer_process WHERE expires_ms > %s",
-                (cursor.now_ms,),
-            )
-            return [
-                bytes(report)
-                for name, report in rows
-                if report is not None and name.startswith(prefix)
-            ]
-
-        return await self._executor.read(read)
+        return [
+            bytes(report)
+            for name, report in await self._executor.read(_read_reports)
+            if report is not None and name.startswith(self._prefix)
+        ]
 
 
 def _lock(name: str) -> str:
     return f"process {name}"
 
 
-@one_by_one
-def _join(cursor: Cursor, argument: tuple[str, str]) -> None:
-    subject, member = argument
+def _read_members(cursor: Cursor, subject: str) -> list[tuple[Any, ...]]:
+    return cursor.fetch(
+        "SELECT channel FROM tiderace_layer_membership "
+        "JOIN tiderace_layer_process ON name = process "
+        "WHERE subject = %s AND expires_ms > %s "
+        "UNION ALL SELECT member FROM tiderace_layer_member WHERE subject = %s",
+        (subject, cursor.now_ms, subject),
+    )
+
+
+def _read_reports(cursor: Cursor) -> list[tuple[Any, ...]]:
+    return cursor.fetch(
+        "SELECT name, report FROM tiderace_layer_process WHERE expires_ms > %s",
+        (cursor.now_ms,),
+    )
+
+
+def _join(cursor: Cursor, subject: str, member: str) -> None:
     cursor.insert(
         "member",
         ("subject", "member", "joined_ms"),
@@ -156,16 +127,20 @@ def _join(cursor: Cursor, argument: tuple[str, str]) -> None:
     )
 
 
-@one_by_one
-def _leave(cursor: Cursor, argument: tuple[str, str]) -> None:
+def _leave(cursor: Cursor, subject: str, member: str) -> None:
     cursor.execute(
-        "DELETE FROM tiderace_layer_member WHERE subject = %s AND member = %s", argument
+        "DELETE FROM tiderace_layer_member WHERE subject = %s AND member = %s",
+        (subject, member),
     )
 
 
-@one_by_one
-def _announce(cursor: Cursor, announcement: _Announcement) -> None:
-    process, joined, left, lease_ms = announcement
+def _announce(
+    cursor: Cursor,
+    process: str,
+    joined: list[tuple[str, str]],
+    left: list[tuple[str, str]],
+    lease_ms: int,
+) -> None:
     for subject, channel in left:
         cursor.execute(
             "DELETE FROM tiderace_layer_membership "
@@ -188,10 +163,19 @@ def _announce(cursor: Cursor, announcement: _Announcement) -> None:
     )
 
 
-@one_by_one
-def _refresh(cursor: Cursor, argument: tuple[str, str, int]) -> bool:
+def _is_extended(cursor: Cursor, process: str, token: str, lease_ms: int) -> bool:
+    """Return whether a report has just extended the lease."""
+    return bool(
+        cursor.fetch(
+            "SELECT 1 FROM tiderace_layer_process "
+            "WHERE name = %s AND token = %s AND expires_ms > %s",
+            (process, token, cursor.now_ms + lease_ms // 2),
+        )
+    )
+
+
+def _refresh(cursor: Cursor, process: str, token: str, lease_ms: int) -> bool:
     """Extend a process's lease; return whether its memberships are still there."""
-    process, token, lease_ms = argument
     expires_ms = cursor.now_ms + lease_ms
     if cursor.execute(
         "UPDATE tiderace_layer_process SET expires_ms = %s WHERE name = %s AND token = %s",
@@ -207,7 +191,6 @@ def _refresh(cursor: Cursor, argument: tuple[str, str, int]) -> bool:
     return False
 
 
-@one_by_one
 def _remove(cursor: Cursor, process: str) -> None:
     cursor.execute(
         "DELETE FROM tiderace_layer_membership WHERE process = %s", (process,)
@@ -215,9 +198,7 @@ def _remove(cursor: Cursor, process: str) -> None:
     cursor.execute("DELETE FROM tiderace_layer_process WHERE name = %s", (process,))
 
 
-@one_by_one
-def _report(cursor: Cursor, report: _Report) -> None:
-    process, data, lease_ms = report
+def _report(cursor: Cursor, process: str, data: bytes, lease_ms: int) -> None:
     cursor.insert(
         "process",
         ("name", "report", "expires_ms"),

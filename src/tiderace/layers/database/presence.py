@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
-from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.presence_group import PresenceGroup, identity_of
 from tiderace.layers.database.vendor import Cursor
 from tiderace.presence.store import (
@@ -18,24 +18,6 @@ from tiderace.presence.store import (
 
 _MAX_GROUPS = 50  # reaped at once
 _MAX_REFRESHED = 1000  # connections in one statement
-
-
-class _Addition(NamedTuple):
-    group: str
-    member: Member
-    per_user: bool
-    grace_ms: int
-    stayed: bool
-    config: PresenceConfig
-
-
-class _Change(NamedTuple):
-    """A removal of a connection, or a confirmation of an event."""
-
-    group: str
-    name: str
-    claim: str
-    config: PresenceConfig
 
 
 class DatabasePresenceStore:
@@ -70,34 +52,27 @@ class DatabasePresenceStore:
         grace: float,
         stayed: bool = False,
     ) -> list[PresenceEvent]:
-        name = self._prefix + group
         if member.info and self._crypter is not None:
             info = self._crypter.encrypt(member.info.encode()).decode()
             member = Member(member.client, member.user, info)
-        addition = _Addition(
-            name,
-            member,
-            per_user,
-            int(grace * 1000) if member.user else 0,
-            stayed,
-            self.config,
-        )
-        return self._events(
-            await self._executor.write(_add, addition, lock=(_lock(name),))
+        grace_ms = int(grace * 1000) if member.user else 0
+        return await self._change(
+            self._prefix + group,
+            lambda stored: stored.add(
+                member, per_user=per_user, grace_ms=grace_ms, stayed=stayed
+            ),
         )
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
-        name = self._prefix + group
-        change = _Change(name, client, "", self.config)
-        return self._events(
-            await self._executor.write(_remove, change, lock=(_lock(name),))
+        return await self._change(
+            self._prefix + group, lambda stored: stored.remove(client)
         )
 
     async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
-        name = self._prefix + event.group
-        change = _Change(name, identity_of(event.member), event.claim, self.config)
-        return self._events(
-            await self._executor.write(_confirm, change, lock=(_lock(name),))
+        identity = identity_of(event.member)
+        return await self._change(
+            self._prefix + event.group,
+            lambda stored: stored.confirm(identity, event.claim),
         )
 
     async def refresh(
@@ -114,7 +89,8 @@ class DatabasePresenceStore:
             batch = pairs[place : place + _MAX_REFRESHED]
             known = await self._executor.write(
                 _refresh,
-                (batch, int(self.config.ttl * 1000)),
+                batch,
+                int(self.config.ttl * 1000),
                 lock=sorted({_lock(group) for group, _ in batch}),
             )
             missing += [
@@ -125,9 +101,8 @@ class DatabasePresenceStore:
         return missing
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
-        name = self._prefix + group
         function = _read_users if per_user else _read_connections
-        rows = await self._executor.read(lambda cursor: function(cursor, name))
+        rows = await self._executor.read(function, self._prefix + group)
         return {client: self._member(client, *rest) for client, *rest in rows}
 
     async def stats(self, group: str) -> PresenceStats:
@@ -150,21 +125,23 @@ class DatabasePresenceStore:
         return await self._executor.read(read)
 
     async def reap(self, limit: int) -> ReapResult:
-        prefix = self._prefix
-        groups, due_in = await self._executor.read(
-            lambda cursor: _find_due(cursor, prefix)
-        )
+        groups, due_in = await self._executor.read(_find_due, self._prefix)
         events: list[PresenceEvent] = []
         for name in groups:
-            events += self._events(
-                await self._executor.write(
-                    _reap, (name, limit, self.config), lock=(_lock(name),)
-                )
-            )
+            events += await self._change(name, lambda stored: stored.reap(limit))
         return ReapResult(events, due_in)
 
-    def _events(self, events: Sequence[PresenceEvent]) -> list[PresenceEvent]:
-        """Return events with the names and texts that the caller uses."""
+    async def _change(
+        self, name: str, change: Callable[[PresenceGroup], None]
+    ) -> list[PresenceEvent]:
+        """Change a stored group; return the events with the names that callers use."""
+
+        def change_group(cursor: Cursor) -> list[PresenceEvent]:
+            group = PresenceGroup(cursor, name, self.config)
+            change(group)
+            return group.events
+
+        events = await self._executor.write(change_group, lock=(_lock(name),))
         start = len(self._prefix)
         return [
             PresenceEvent(
@@ -191,48 +168,10 @@ def _lock(name: str) -> str:
     return f"presence {name}"
 
 
-@one_by_one
-def _add(cursor: Cursor, addition: _Addition) -> list[PresenceEvent]:
-    group = PresenceGroup(cursor, addition.group, addition.config)
-    group.add(
-        addition.member,
-        per_user=addition.per_user,
-        grace_ms=addition.grace_ms,
-        stayed=addition.stayed,
-    )
-    return group.events
-
-
-@one_by_one
-def _remove(cursor: Cursor, change: _Change) -> list[PresenceEvent]:
-    group = PresenceGroup(cursor, change.group, change.config)
-    group.remove(change.name)
-    return group.events
-
-
-@one_by_one
-def _confirm(cursor: Cursor, change: _Change) -> list[PresenceEvent]:
-    group = PresenceGroup(cursor, change.group, change.config)
-    group.confirm(change.name, change.claim)
-    return group.events
-
-
-@one_by_one
-def _reap(
-    cursor: Cursor, argument: tuple[str, int, PresenceConfig]
-) -> list[PresenceEvent]:
-    name, limit, config = argument
-    group = PresenceGroup(cursor, name, config)
-    group.reap(limit)
-    return group.events
-
-
-@one_by_one
 def _refresh(
-    cursor: Cursor, argument: tuple[list[tuple[str, str]], int]
+    cursor: Cursor, pairs: list[tuple[str, str]], ttl_ms: int
 ) -> set[tuple[str, str]]:
     """Extend connections in one statement; return the ones that exist."""
-    pairs, ttl_ms = argument
     rows = cursor.fetch(
         "UPDATE tiderace_layer_presence_connection SET expires_ms = %s "
         "WHERE (group_name, client) IN (VALUES "

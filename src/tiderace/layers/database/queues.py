@@ -6,15 +6,8 @@ import secrets
 from typing import NamedTuple
 
 from tiderace.layers.broker import Delivery
-from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.vendor import Cursor, FeedRow
-
-
-class _Push(NamedTuple):
-    queue: str
-    data: bytes
-    size: int
-    ttl_ms: int
 
 
 class _Taken(NamedTuple):
@@ -24,12 +17,6 @@ class _Taken(NamedTuple):
     expires_ms: int
     token: str
     data: bytes
-
-
-class _Return(NamedTuple):
-    queue: str
-    taken: _Taken
-    acked: bool
 
 
 class DatabaseQueues:
@@ -46,15 +33,20 @@ class DatabaseQueues:
 
     async def push(self, queue: str, data: bytes, *, size: int, seconds: float) -> bool:
         name = self._prefix + queue
-        push = _Push(name, data, size, int(seconds * 1000))
         return await self._executor.write(
-            _push, push, lock=(_lock(name),), size=len(data)
+            _push,
+            name,
+            data,
+            size,
+            int(seconds * 1000),
+            lock=(_lock(name),),
+            size=len(data),
         )
 
     async def take(self, queue: str, *, lease: float) -> Delivery | None:
         name = self._prefix + queue
         taken = await self._executor.write(
-            _take, (name, int(lease * 1000)), lock=(_lock(name),)
+            _take, name, int(lease * 1000), lock=(_lock(name),)
         )
         if taken is None:
             return None
@@ -67,8 +59,9 @@ class DatabaseQueues:
 
     async def nack(self, delivery: Delivery, *, acked: bool = False) -> None:
         name = self._prefix + delivery.queue
-        returned = _Return(name, _taken(delivery), acked)
-        await self._executor.write(_nack, returned, lock=(_lock(name),))
+        await self._executor.write(
+            _nack, name, _taken(delivery), acked, lock=(_lock(name),)
+        )
 
 
 def ready_queues(cursor: Cursor, queues: set[str]) -> list[str]:
@@ -94,28 +87,25 @@ def _taken(delivery: Delivery) -> _Taken:
     return _Taken(int(number), int(expires_ms), token, delivery.data)
 
 
-@one_by_one
-def _push(cursor: Cursor, push: _Push) -> bool:
+def _push(cursor: Cursor, queue: str, data: bytes, capacity: int, ttl_ms: int) -> bool:
     now = cursor.now_ms
     ((waiting,),) = cursor.fetch(
         "SELECT count(*) FROM tiderace_layer_queue "
         "WHERE queue = %s AND taken_until_ms <= %s AND expires_ms > %s",
-        (push.queue, now, now),
+        (queue, now, now),
     )
-    if waiting >= push.size:
+    if waiting >= capacity:
         return False
     cursor.insert(
         "queue",
         ("queue", "data", "expires_ms"),
-        [(push.queue, push.data, now + push.ttl_ms)],
+        [(queue, data, now + ttl_ms)],
     )
-    cursor.announced.append(FeedRow(push.queue))
+    cursor.announced.append(FeedRow(queue))
     return True
 
 
-@one_by_one
-def _take(cursor: Cursor, argument: tuple[str, int]) -> _Taken | None:
-    queue, lease_ms = argument
+def _take(cursor: Cursor, queue: str, lease_ms: int) -> _Taken | None:
     now = cursor.now_ms
     # The oldest first, including messages whose lease has ended because a reader died.
     found = cursor.fetch(
@@ -134,7 +124,6 @@ def _take(cursor: Cursor, argument: tuple[str, int]) -> _Taken | None:
     return _Taken(number, expires_ms, token, bytes(data))
 
 
-@one_by_one
 def _ack(cursor: Cursor, taken: _Taken) -> None:
     cursor.execute(
         "DELETE FROM tiderace_layer_queue WHERE id = %s AND token = %s",
@@ -142,9 +131,7 @@ def _ack(cursor: Cursor, taken: _Taken) -> None:
     )
 
 
-@one_by_one
-def _nack(cursor: Cursor, returned: _Return) -> None:
-    queue, taken, acked = returned
+def _nack(cursor: Cursor, queue: str, taken: _Taken, acked: bool) -> None:
     if not cursor.execute(
         "UPDATE tiderace_layer_queue SET taken_until_ms = 0, token = '' "
         "WHERE id = %s AND token = %s",

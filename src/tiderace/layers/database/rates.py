@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
-from tiderace.layers.database.executor import one_by_one
 from tiderace.layers.database.vendor import Cursor
 from tiderace.ratelimit import Rate
 
 
-@one_by_one
-def take_token(cursor: Cursor, argument: tuple[str, Rate]) -> float:
+def take_token(cursor: Cursor, name: str, rate: Rate) -> float:
     """Take a token from a bucket; return 0, or the seconds until there is one."""
-    name, rate = argument
     now = cursor.now_ms
     period = rate.seconds * 1000
     found = cursor.fetch(

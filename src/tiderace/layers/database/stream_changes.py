@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention
-from tiderace.layers.database.executor import one_by_one
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.vendor import Cursor, FeedRow
 
@@ -317,13 +316,11 @@ def find_keys(
     }
 
 
-@one_by_one
-def expire_keys(cursor: Cursor, keys: tuple[str, Sequence[str]]) -> None:
+def expire_keys(cursor: Cursor, subject: str, keys: Sequence[str]) -> None:
     """Shorten the life of idempotency keys of a stream to five minutes from now."""
-    subject, names = keys
     expires_ms = cursor.now_ms + int(KEY_TTL * 1000)
-    for start in range(0, len(names), _KEYS):
-        some = names[start : start + _KEYS]
+    for start in range(0, len(keys), _KEYS):
+        some = keys[start : start + _KEYS]
         cursor.execute(
             "UPDATE tiderace_layer_once SET expires_ms = %s WHERE subject = %s AND "
             f"idempotency_key IN ({marks(len(some))}) AND expires_ms > %s",
@@ -358,12 +355,10 @@ def _find_members(
 # Reading
 
 
-@one_by_one
 def prepare_stream(
-    cursor: Cursor, argument: tuple[str, Retention, Retention]
+    cursor: Cursor, name: str, history: Retention, keep: Retention
 ) -> Position:
     """Create a stream if there is none, and set its history unless it has one."""
-    name, history, keep = argument
     publication = AppendRequest(name, b"", keep, 0, None, "")
     stream = _load(cursor, [publication])[name]
     retention = stream.retention

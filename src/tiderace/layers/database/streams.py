@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
-from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.stream_changes import (
     AppendRequest,
@@ -59,7 +59,7 @@ class DatabaseStreams:
         publication = AppendRequest(
             name, data, keep, members_age, history, key, key_ttl
         )
-        return await self._executor.write(
+        return await self._executor.write_together(
             self._appender.append,
             publication,
             lock=(f"stream {name}",),
@@ -68,15 +68,12 @@ class DatabaseStreams:
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         name = self._prefix + subject
-
-        def find(cursor: Cursor) -> Position | None:
-            return find_keys(cursor, [(name, key)]).get((name, key))
-
-        return await self._executor.read(find)
+        found = await self._executor.read(find_keys, [(name, key)])
+        return found.get((name, key))
 
     async def expire_keys(self, subject: str, keys: Sequence[str]) -> None:
         name = self._prefix + subject
-        await self._executor.write(expire_keys, (name, keys), lock=(f"stream {name}",))
+        await self._executor.write(expire_keys, name, keys, lock=(f"stream {name}",))
 
     async def position(self, subject: str) -> Position | None:
         end, _ = await self.read_after(subject, None)
@@ -105,7 +102,7 @@ class DatabaseStreams:
 
         end, messages, is_old = await self._executor.read(read)
         if is_old:
-            await self._executor.write(_touch, name)
+            await self._executor.write_together(_touch, name)
         return end, messages
 
     async def read(
@@ -158,7 +155,9 @@ class DatabaseStreams:
         if is_stale:
             created = await self._executor.write(
                 prepare_stream,
-                (name, history, keep),
+                name,
+                history,
+                keep,
                 lock=(f"stream {name}",),
             )
             if end is None:
@@ -169,7 +168,6 @@ class DatabaseStreams:
 
     async def delete_history(self, subject: str) -> None:
         name = self._prefix + subject
-
         await self._executor.write(_delete_history, name, lock=(f"stream {name}",))
 
 
@@ -249,6 +247,5 @@ def _touch(cursor: Cursor, names: list[str]) -> list[None]:
     return [None] * len(names)
 
 
-@one_by_one
 def _delete_history(cursor: Cursor, name: str) -> None:
     cursor.execute("DELETE FROM tiderace_layer_entry WHERE subject = %s", (name,))

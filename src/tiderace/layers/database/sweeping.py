@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tiderace.layers.database.executor import Executor, one_by_one
+from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.stream_changes import delete_entries
 from tiderace.layers.database.vendor import Cursor
@@ -57,7 +57,7 @@ class Sweeper:
                     for name in processes
                 ),
                 *(
-                    self._executor.write(_sweep_table, table, lock=("sweep",))
+                    self._executor.write(_sweep_table, *table, lock=("sweep",))
                     for table in tables
                 ),
             )
@@ -88,7 +88,6 @@ def _find_due(
     return [name for (name,) in streams], [name for (name,) in processes], tables
 
 
-@one_by_one
 def _sweep_stream(cursor: Cursor, subject: str) -> None:
     """Delete the messages of a stream that are not kept, and a stream that is not used."""
     now = cursor.now_ms
@@ -133,7 +132,6 @@ def _sweep_stream(cursor: Cursor, subject: str) -> None:
     )
 
 
-@one_by_one
 def _sweep_process(cursor: Cursor, name: str) -> None:
     """Delete a process that has died, and its memberships."""
     if cursor.execute(
@@ -145,10 +143,8 @@ def _sweep_process(cursor: Cursor, name: str) -> None:
         )
 
 
-@one_by_one
-def _sweep_table(cursor: Cursor, table: tuple[str, str, str]) -> None:
+def _sweep_table(cursor: Cursor, name: str, key: str, expired: str) -> None:
     """Delete expired rows of a table."""
-    name, key, expired = table
     cursor.execute(
         f"DELETE FROM tiderace_layer_{name} WHERE ({key}) IN "
         f"(SELECT {key} FROM tiderace_layer_{name} WHERE {expired} LIMIT {_ROWS})",

@@ -33,20 +33,16 @@ class Wanted:
     def __init__(self) -> None:
         self.subjects: set[str] = set()
         self.queues: set[str] = set()
-        self.version = 0
-        """Incremented after every change."""
 
     def add(self, subjects: Collection[str], queues: Collection[str]) -> None:
         """Subscribe to streams and queues."""
         self.subjects.update(subjects)
         self.queues.update(queues)
-        self.version += 1
 
     def remove(self, subjects: Collection[str], queues: Collection[str]) -> None:
         """Undo ``add``."""
         self.subjects.difference_update(subjects)
         self.queues.difference_update(queues)
-        self.version += 1
 
 
 class Fault(enum.Enum):
