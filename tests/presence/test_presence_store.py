@@ -172,5 +172,5 @@ async def test_entries_of_other_shards_are_refreshed_while_one_is_unreachable(
 
     assert (await shards[1].reap(1)).due_in == pytest.approx(100)
     assert [
-        each.expires_at for each in shards[1]._groups["room1"].connections.values()
-    ] == [1500]
+        each.expires_ms for each in shards[1]._groups["room1"].connections.values()
+    ] == [1_500_000]

@@ -1,21 +1,20 @@
-"""A presence store in the memory of one process.
-
-The reference implementation of ``PresenceStore``: the scripts for Redis follow the same
-rules, in the same terms.
-"""
+"""A presence store in the memory of one process."""
 
 from __future__ import annotations
 
 import math
-import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
-from msgspec.structs import replace
-
+from tiderace.presence.rules import (
+    ConnectionRow,
+    GroupChanges,
+    PushPeriod,
+    UserRow,
+    member_of,
+)
 from tiderace.presence.store import (
     Member,
     PresenceConfig,
@@ -23,46 +22,6 @@ from tiderace.presence.store import (
     PresenceStats,
     ReapResult,
 )
-
-
-@dataclass(slots=True)
-class _Connection:
-    """A connection in a group."""
-
-    identity: str
-    member: Member
-    per_user: bool
-    grace: float
-    expires_at: float
-
-
-@dataclass(slots=True)
-class _User:
-    """A user who is present, or whose leave has not been returned yet."""
-
-    member: Member
-    per_user: bool
-    connections: int = 0
-    gone_at: float = 0.0  # the end of the grace, when there is no connection
-    confirmed: bool = False  # whether their join has been confirmed
-
-
-@dataclass(slots=True)
-class _Claim:
-    """An event about a user that has been returned and not confirmed yet."""
-
-    kind: Literal["join", "leave"]
-    member: Member
-    per_user: bool
-    token: str = ""
-    expires_at: float = 0.0
-
-
-class _Moment(NamedTuple):
-    """The time of a call, and the times and limits of the store."""
-
-    now: float
-    config: PresenceConfig
 
 
 class MemoryPresenceStore:
@@ -83,8 +42,8 @@ class MemoryPresenceStore:
         self._clock = clock
         self._groups: dict[str, _Group] = {}
         # Nothing is due before this time.
-        self._due = math.inf
-        self._lock = threading.Lock()
+        self._due_ms = math.inf
+        self._lock = threading.RLock()
 
     async def add(
         self,
@@ -95,293 +54,184 @@ class MemoryPresenceStore:
         grace: float,
         stayed: bool = False,
     ) -> list[PresenceEvent]:
-        with self._lock:
-            found = self._groups.get(group)
-            if found is None:
-                found = self._groups[group] = _Group(group)
-            events = found.add(self._moment(), member, per_user, grace, stayed)
-            self._reschedule(found)
-            return events
+        return self._change(
+            group,
+            lambda changes: changes.add(
+                member, per_user=per_user, grace=grace, stayed=stayed
+            ),
+        )
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
-        with self._lock:
-            found = self._groups.get(group)
-            if found is None:
-                return []
-            events = found.remove(self._moment(), client)
-            self._reschedule(found)
-            return events
+        return self._change(group, lambda changes: changes.remove(client))
+
+    async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
+        return self._change(event.group, lambda changes: changes.confirm(event))
 
     async def refresh(
         self, clients: Mapping[str, Collection[str]]
     ) -> list[tuple[str, str]]:
         missing: list[tuple[str, str]] = []
         with self._lock:
-            expires_at = self._clock() + self.config.ttl
+            expires_ms = self._now_ms() + int(self.config.ttl * 1000)
             for name, some in clients.items():
-                known: set[str] = set()
-                if (group := self._groups.get(name)) is not None:
-                    known = group.refresh(some, expires_at)
-                    self._reschedule(group)
-                missing += [(name, each) for each in some if each not in known]
+                group = self._group(name)
+                missing += [
+                    (name, each) for each in some if not group.refresh(each, expires_ms)
+                ]
+                self._due_ms = min(self._due_ms, group.due_ms)
         return missing
 
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
         with self._lock:
-            found = self._groups.get(group)
-            if found is None:
-                return {}
-            present = (found.users_at if per_user else found.clients_at)(self._clock())
-            return {member.client: member for member in present}
+            found = self._group(group)
+            rows = (found.users_at if per_user else found.clients_at)(self._now_ms())
+            return {client: member_of(client, *rest) for client, *rest in rows}
 
     async def stats(self, group: str) -> PresenceStats:
         """Return the number of members; users who are due to be reaped still count."""
         with self._lock:
-            found = self._groups.get(group)
-            if found is None:
-                return PresenceStats(0, 0)
-            now = self._clock()
+            found, now_ms = self._group(group), self._now_ms()
             # No connection has expired before anything is due.
-            clients = found.connections if now < found.due else found.clients_at(now)
-            return PresenceStats(len(clients), len(found.users))
+            is_exact = now_ms < found.due_ms
+            clients = found.connections if is_exact else found.clients_at(now_ms)
+            return PresenceStats(len(clients), len(found.present))
 
     async def reap(self, limit: int) -> ReapResult:
         events: list[PresenceEvent] = []
         with self._lock:
-            at = self._moment()
-            now = at.now
-            if now >= self._due:
-                groups = list(self._groups.values())
-                self._due = math.inf
-                for group in groups:
-                    if group.due <= now:
-                        events += group.reap(at, limit)
-                    self._reschedule(group)
-            due_in = None if self._due == math.inf else max(0.0, self._due - now)
+            now_ms = self._now_ms()
+            if now_ms >= self._due_ms:
+                for name, group in list(self._groups.items()):
+                    if group.due_ms <= now_ms:
+                        events += self._change(
+                            name, lambda changes: changes.reap(limit)
+                        )
+                        group.due_ms = group.next_due_ms()
+                groups = self._groups.values()
+                self._due_ms = min((each.due_ms for each in groups), default=math.inf)
+            due_in = None
+            if self._due_ms < math.inf:
+                due_in = max(self._due_ms - now_ms, 0) / 1000
         return ReapResult(events, due_in)
-
-    async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
-        with self._lock:
-            group = self._groups.get(event.group)
-            if group is None:
-                return []
-            events = group.confirm(self._moment(), event)
-            self._reschedule(group)
-            return events
 
     def flush(self) -> None:
         """Delete everything; for tests."""
         with self._lock:
             self._groups.clear()
-            self._due = math.inf
+            self._due_ms = math.inf
 
-    def _moment(self) -> _Moment:
-        return _Moment(self._clock(), self.config)
+    def _now_ms(self) -> int:
+        return round(self._clock() * 1000)
 
-    def _reschedule(self, group: _Group) -> None:
-        """Let ``reap`` visit the group when it is due, or delete it when it is empty."""
-        if group.connections or group.users or group.claims:
-            self._due = min(self._due, group.due)
-        else:
-            self._groups.pop(group.name, None)
+    def _group(self, name: str) -> _Group:
+        return self._groups.get(name) or _Group()
+
+    def _change(
+        self, name: str, change: Callable[[GroupChanges], None]
+    ) -> list[PresenceEvent]:
+        """Change a group, which is kept while it is not empty; return the events."""
+        with self._lock:
+            group = self._group(name)
+            changes = GroupChanges(group, name, self.config, self._now_ms())
+            change(changes)
+            if group.connections or group.users:
+                self._groups[name] = group
+                self._due_ms = min(self._due_ms, group.due_ms)
+            else:
+                self._groups.pop(name, None)
+            return changes.events
 
 
 class _Group:
-    """The members of one group, and the events about them that are not confirmed."""
+    """The ``GroupRows`` of one group."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.connections: dict[str, _Connection] = {}
-        # By identity: the user, or for anonymous members the connection.
-        self.users: dict[str, _User] = {}
-        self.claims: dict[str, _Claim] = {}
+    def __init__(self) -> None:
+        self.connections: dict[str, ConnectionRow] = {}
+        # By identity, as the set of those who are present.
+        self.users: dict[str, UserRow] = {}
+        self.present: set[str] = set()
         # Nothing is due before this time; exact after a ``reap``.
-        self.due = math.inf
-        # The end of the period over which pushes are counted, their number, and whether
-        # an event with ``changed_in`` was returned in it.
-        self._period_ends = -math.inf
-        self._pushes = 0
-        self._coalesced = False
+        self.due_ms = math.inf
+        self._period = PushPeriod()
 
-    # Changes
+    def refresh(self, client: str, expires_ms: int) -> bool:
+        row = self.connections.get(client)
+        if row is None:
+            return False
+        row.expires_ms = expires_ms
+        self.due_ms = min(self.due_ms, expires_ms)
+        return True
 
-    def add(
-        self,
-        at: _Moment,
-        member: Member,
-        per_user: bool,
-        grace: float,
-        stayed: bool,
-    ) -> list[PresenceEvent]:
-        connection = self.connections.get(member.client)
-        expires_at = at.now + at.config.ttl
-        self.due = min(self.due, expires_at)
-        if connection is not None:
-            connection.expires_at = expires_at
-            return []
-        identity = _identity(member)
-        grace = grace if member.user else 0.0
-        self.connections[member.client] = _Connection(
-            identity, member, per_user, grace, expires_at
+    def add(self, row: ConnectionRow) -> None:
+        self.connections[row.client] = row
+        self.due_ms = min(self.due_ms, row.expires_ms)
+
+    def remove(self, client: str) -> ConnectionRow | None:
+        return self.connections.pop(client, None)
+
+    def expired(self, now_ms: int, limit: int) -> list[str]:
+        rows = self.connections.values()
+        return [each.client for each in rows if each.expires_ms <= now_ms][:limit]
+
+    def user(self, identity: str) -> UserRow:
+        return self.users.get(identity) or UserRow()
+
+    def save_user(self, identity: str, row: UserRow) -> None:
+        if row.is_needed:
+            self.users[identity] = row
+        else:
+            self.users.pop(identity, None)
+        if row.client:
+            self.present.add(identity)
+        else:
+            self.present.discard(identity)
+        if row.due_ms is not None:
+            self.due_ms = min(self.due_ms, row.due_ms)
+
+    def due_users(self, now_ms: int, limit: int) -> list[str]:
+        return [
+            identity
+            for identity, user in self.users.items()
+            if user.due_ms is not None and user.due_ms <= now_ms
+        ][:limit]
+
+    def push_period(self) -> tuple[int, PushPeriod]:
+        return len(self.connections), self._period
+
+    def save_push_period(self, period: PushPeriod) -> None:
+        self._period = period
+
+    def next_due_ms(self) -> float:
+        """Return when something is due, exactly; infinity for nothing."""
+        times = [each.expires_ms for each in self.connections.values()]
+        dues = (each.due_ms for each in self.users.values())
+        return min(
+            [*times, *(due for due in dues if due is not None)], default=math.inf
         )
-        user = self.users.get(identity)
-        if user is None:
-            # An anonymous user is its only connection.
-            shown = replace(member, client=_new_id()) if member.user else member
-            user = self.users[identity] = _User(shown, per_user, confirmed=stayed)
-        user.connections += 1
-        if stayed:
-            return self._claim_next(at, identity)
+
+    def clients_at(self, now_ms: int) -> list[tuple[str, str, str]]:
+        """Return id, identity and info of the connections that have not expired."""
         return [
-            *self._connection_event(at, "join", member, per_user),
-            *self._claim_next(at, identity),
+            (each.client, each.identity, each.info)
+            for each in self.connections.values()
+            if each.expires_ms > now_ms
         ]
 
-    def refresh(self, clients: Collection[str], expires_at: float) -> set[str]:
-        known = {client for client in clients if client in self.connections}
-        for client in known:
-            self.connections[client].expires_at = expires_at
-        if known:
-            self.due = min(self.due, expires_at)
-        return known
-
-    def remove(self, at: _Moment, client: str) -> list[PresenceEvent]:
-        removed = self.connections.pop(client, None)
-        if removed is None:
-            return []
-        user = self.users[removed.identity]
-        user.connections -= 1
-        if not user.connections:
-            user.gone_at = at.now + removed.grace
-        return [
-            *self._connection_event(at, "leave", removed.member, removed.per_user),
-            *self._claim_next(at, removed.identity),
-        ]
-
-    def confirm(self, at: _Moment, event: PresenceEvent) -> list[PresenceEvent]:
-        identity = _identity(event.member)
-        claim = self.claims.get(identity)
-        if claim is None or claim.token != event.claim:
-            return []
-        del self.claims[identity]
-        if claim.kind == "join" and identity in self.users:
-            self.users[identity].confirmed = True
-        return self._claim_next(at, identity)
-
-    def reap(self, at: _Moment, limit: int) -> list[PresenceEvent]:
-        events: list[PresenceEvent] = []
-        expired = [
-            client
-            for client, connection in self.connections.items()
-            if connection.expires_at <= at.now
-        ]
-        for client in expired[:limit]:
-            events += self.remove(at, client)
-        identities = {**self.users, **self.claims}
-        due = [each for each in identities if self._due_at(each) <= at.now]
-        for identity in due[:limit]:
-            events += self._claim_next(at, identity)
-        times = [each.expires_at for each in self.connections.values()]
-        times += map(self._due_at, {**self.users, **self.claims})
-        self.due = min(times, default=math.inf)
-        return events
-
-    # Members
-
-    def clients_at(self, now: float) -> list[Member]:
-        return [
-            each.member for each in self.connections.values() if each.expires_at > now
-        ]
-
-    def users_at(self, now: float) -> list[Member]:
+    def users_at(self, now_ms: int) -> list[tuple[str, str, str]]:
+        """Return presence id, identity and info of the users who are present."""
         # A connection that expired longer than its grace ago no longer counts, whether
         # or not it has been reaped.
-        stale: dict[str, int] = {}
-        for each in self.connections.values():
-            if each.expires_at + each.grace <= now:
-                stale[each.identity] = stale.get(each.identity, 0) + 1
+        stale = Counter(
+            each.identity
+            for each in self.connections.values()
+            if each.expires_ms + each.grace_ms <= now_ms
+        )
         return [
-            user.member
+            (user.client, identity, user.info)
             for identity, user in self.users.items()
-            if user.connections > stale.get(identity, 0)
-            or (not user.connections and user.gone_at > now)
-        ]
-
-    # Events
-
-    def _connection_event(
-        self,
-        at: _Moment,
-        kind: Literal["join", "leave"],
-        member: Member,
-        per_user: bool,
-    ) -> list[PresenceEvent]:
-        if per_user:
-            return []
-        push, changed_in = self._count_push(at)
-        return [PresenceEvent(self.name, kind, member, push, changed_in)]
-
-    def _due_at(self, identity: str) -> float:
-        """Return when the claim or the grace of a user ends."""
-        claim, user = self.claims.get(identity), self.users.get(identity)
-        if claim is not None:
-            return claim.expires_at
-        return user.gone_at if user is not None and not user.connections else math.inf
-
-    def _claim_next(self, at: _Moment, identity: str) -> list[PresenceEvent]:
-        """Return the next event about a user, unless another one is claimed."""
-        claim = self.claims.get(identity)
-        if claim is None:
-            claim = self._next_claim(at.now, identity)
-        elif claim.expires_at > at.now:
-            return []
-        if claim is None:
-            self.due = min(self.due, self._due_at(identity))
-            return []
-        claim.token, claim.expires_at = _new_id(), at.now + at.config.lease
-        self.claims[identity] = claim
-        self.due = min(self.due, claim.expires_at)
-        push, changed_in = False, None
-        if claim.per_user:
-            push, changed_in = self._count_push(at)
-        return [
-            PresenceEvent(
-                self.name, claim.kind, claim.member, push, changed_in, claim.token
+            if user.client
+            and (
+                user.connections > stale[identity]
+                or (not user.connections and user.gone_ms > now_ms)
             )
         ]
-
-    def _next_claim(self, now: float, identity: str) -> _Claim | None:
-        user = self.users.get(identity)
-        if user is None:
-            return None
-        if not user.confirmed:
-            return _Claim("join", user.member, user.per_user)
-        if user.connections or user.gone_at > now:
-            return None
-        # When the user returns from here on, they get a new presence id.
-        del self.users[identity]
-        return _Claim("leave", user.member, user.per_user)
-
-    def _count_push(self, at: _Moment) -> tuple[bool, float | None]:
-        """Return whether to push an event to all, else when to push "changed"."""
-        if not at.config.pushes:
-            return True, None
-        cost = len(self.connections)
-        if at.now >= self._period_ends:
-            self._period_ends = at.now + max(1.0, cost / at.config.pushes)
-            self._pushes, self._coalesced = 0, False
-        if self._pushes + cost <= at.config.pushes:
-            self._pushes += cost
-            return True, None
-        if self._coalesced:
-            return False, None
-        self._coalesced = True
-        return False, self._period_ends - at.now
-
-
-def _identity(member: Member) -> str:
-    return member.user or f"\0{member.client}"
-
-
-def _new_id() -> str:
-    return secrets.token_hex(12)

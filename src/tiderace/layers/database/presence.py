@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from tiderace.layers.database.executor import Executor
-from tiderace.layers.database.presence_group import PresenceGroup, identity_of
+from tiderace.layers.database.presence_rows import DatabaseGroupRows
 from tiderace.layers.database.vendor import Cursor
+from tiderace.presence.rules import GroupChanges, member_of
 from tiderace.presence.store import (
     Member,
     PresenceConfig,
@@ -54,26 +57,19 @@ class DatabasePresenceStore:
     ) -> list[PresenceEvent]:
         if member.info and self._crypter is not None:
             info = self._crypter.encrypt(member.info.encode()).decode()
-            member = Member(member.client, member.user, info)
-        grace_ms = int(grace * 1000) if member.user else 0
+            member = replace(member, info=info)
         return await self._change(
-            self._prefix + group,
-            lambda stored: stored.add(
-                member, per_user=per_user, grace_ms=grace_ms, stayed=stayed
+            group,
+            lambda changes: changes.add(
+                member, per_user=per_user, grace=grace, stayed=stayed
             ),
         )
 
     async def remove(self, group: str, client: str) -> list[PresenceEvent]:
-        return await self._change(
-            self._prefix + group, lambda stored: stored.remove(client)
-        )
+        return await self._change(group, lambda changes: changes.remove(client))
 
     async def confirm(self, event: PresenceEvent) -> list[PresenceEvent]:
-        identity = identity_of(event.member)
-        return await self._change(
-            self._prefix + event.group,
-            lambda stored: stored.confirm(identity, event.claim),
-        )
+        return await self._change(event.group, lambda changes: changes.confirm(event))
 
     async def refresh(
         self, clients: Mapping[str, Collection[str]]
@@ -103,65 +99,45 @@ class DatabasePresenceStore:
     async def members(self, group: str, *, per_user: bool) -> dict[str, Member]:
         function = _read_users if per_user else _read_connections
         rows = await self._executor.read(function, self._prefix + group)
-        return {client: self._member(client, *rest) for client, *rest in rows}
+        return {
+            client: self._decrypted(member_of(client, *rest)) for client, *rest in rows
+        }
 
     async def stats(self, group: str) -> PresenceStats:
         """Return the number of members; users who are due to be reaped still count."""
-        name = self._prefix + group
-
-        def read(cursor: Cursor) -> PresenceStats:
-            ((clients,),) = cursor.fetch(
-                "SELECT count(*) FROM tiderace_layer_presence_connection "
-                "WHERE group_name = %s AND expires_ms > %s",
-                (name, cursor.now_ms),
-            )
-            ((users,),) = cursor.fetch(
-                "SELECT count(*) FROM tiderace_layer_presence_user "
-                "WHERE group_name = %s AND client <> ''",
-                (name,),
-            )
-            return PresenceStats(clients, users)
-
-        return await self._executor.read(read)
+        return await self._executor.read(_read_stats, self._prefix + group)
 
     async def reap(self, limit: int) -> ReapResult:
         groups, due_in = await self._executor.read(_find_due, self._prefix)
         events: list[PresenceEvent] = []
         for name in groups:
-            events += await self._change(name, lambda stored: stored.reap(limit))
+            group = name.removeprefix(self._prefix)
+            events += await self._change(group, lambda changes: changes.reap(limit))
         return ReapResult(events, due_in)
 
     async def _change(
-        self, name: str, change: Callable[[PresenceGroup], None]
+        self, group: str, change: Callable[[GroupChanges], None]
     ) -> list[PresenceEvent]:
-        """Change a stored group; return the events with the names that callers use."""
+        """Change a group; return the events that this causes."""
+        name = self._prefix + group
 
-        def change_group(cursor: Cursor) -> list[PresenceEvent]:
-            group = PresenceGroup(cursor, name, self.config)
-            change(group)
-            return group.events
+        def change_rows(cursor: Cursor) -> list[PresenceEvent]:
+            rows = DatabaseGroupRows(cursor, name)
+            changes = GroupChanges(rows, group, self.config, cursor.now_ms)
+            change(changes)
+            return changes.events
 
-        events = await self._executor.write(change_group, lock=(_lock(name),))
-        start = len(self._prefix)
-        return [
-            PresenceEvent(
-                each.group[start:],
-                each.kind,
-                self._member(each.member.client, each.member.user, each.member.info),
-                each.push,
-                each.changed_in,
-                each.claim,
-            )
-            for each in events
-        ]
+        events = await self._executor.write(change_rows, lock=(_lock(name),))
+        return [replace(each, member=self._decrypted(each.member)) for each in events]
 
-    def _member(self, client: str, user: str, info: str | None) -> Member:
-        if info and self._crypter is not None:
-            try:
-                info = self._crypter.decrypt(info).decode()
-            except Exception:  # with another key, or from before the encryption
-                info = ""
-        return Member(client, "" if user.startswith("\1") else user, info or None)
+    def _decrypted(self, member: Member) -> Member:
+        if not member.info or self._crypter is None:
+            return member
+        try:
+            info = self._crypter.decrypt(member.info).decode()
+        except Exception:  # with another key, or from before the encryption
+            info = None
+        return replace(member, info=info)
 
 
 def _lock(name: str) -> str:
@@ -204,6 +180,20 @@ def _find_due(cursor: Cursor, prefix: str) -> tuple[list[str], float | None]:
         return list(groups), 0.0
     due = min((time for (time,) in times), default=None)
     return [], None if due is None else max(due - now, 0) / 1000
+
+
+def _read_stats(cursor: Cursor, name: str) -> PresenceStats:
+    ((clients,),) = cursor.fetch(
+        "SELECT count(*) FROM tiderace_layer_presence_connection "
+        "WHERE group_name = %s AND expires_ms > %s",
+        (name, cursor.now_ms),
+    )
+    ((users,),) = cursor.fetch(
+        "SELECT count(*) FROM tiderace_layer_presence_user "
+        "WHERE group_name = %s AND client <> ''",
+        (name,),
+    )
+    return PresenceStats(clients, users)
 
 
 def _read_connections(cursor: Cursor, name: str) -> list[tuple[str, str, str]]:

@@ -1,5 +1,5 @@
 -- Returns the functions that change the presence of one group. The rules and the names are
--- those of MemoryPresenceStore.
+-- those of presence/rules.py.
 --
 -- KEYS: rows (hash: connection to row), deadlines (sorted set: connection by when it
 --       expires), users (hash: identity to user), claims (hash: identity to claim), turns
