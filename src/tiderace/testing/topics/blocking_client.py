@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+import functools
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from tiderace.history import Position
 from tiderace.testing.topics.client import AsyncTopicsClient, ClientOptions
-from tiderace.testing.topics.connection import TIMEOUT
 from tiderace.testing.topics.loop_thread import LoopThread
-from tiderace.testing.topics.subscribed_topic import (
-    AsyncSubscribedTopic,
-    ReceivedPublication,
-    ReceivedWhisper,
-)
-from tiderace.topics.server_api.calls import HistoryPage, PresenceInfo
+from tiderace.testing.topics.subscribed_topic import AsyncSubscribedTopic
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """Return a method of a class below that is one of its async class, and blocks."""
+
+    @functools.wraps(method)
+    def run(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self._run(method(self._async, *args, **kwargs))
+        return result
+
+    return run
 
 
 class TopicsClient:
@@ -40,25 +48,25 @@ class TopicsClient:
     def __init__(
         self, *, loop: LoopThread | None = None, **options: Unpack[ClientOptions]
     ) -> None:
-        self._client = AsyncTopicsClient(**options)
+        self._async = AsyncTopicsClient(**options)
         self._loop = loop
         self._own_loop: LoopThread | None = None
 
     @property
     def id(self) -> str:
         """The client's id, from the reply to connect."""
-        return self._client.id
+        return self._async.id
 
     @property
     def data(self) -> Any:
         """The value that the hook ``on_connect`` returned."""
-        return self._client.data
+        return self._async.data
 
     def connect(self) -> Self:
         if self._loop is None:
             self._loop = self._own_loop = LoopThread()
         try:
-            self._run(self._client.connect())
+            self._run(self._async.connect())
         except BaseException:
             self._close_loop()
             raise
@@ -66,22 +74,17 @@ class TopicsClient:
 
     def disconnect(self) -> None:
         if self._loop is not None:
-            self._run(self._client.disconnect())
+            self._run(self._async.disconnect())
             self._close_loop()
 
     def __enter__(self) -> Self:
-        return self if self._client.connected else self.connect()
+        return self if self._async.connected else self.connect()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.disconnect()
 
     def topic(self, name: str) -> SubscribedTopic:
-        return SubscribedTopic(self._client.topic(name), self._require_loop())
+        return SubscribedTopic(self._async.topic(name), self._require_loop())
 
     def subscribe(
         self,
@@ -91,20 +94,13 @@ class TopicsClient:
         data: Any = None,
         since: Position | None = None,
     ) -> SubscribedTopic:
-        subscribing = self._client.subscribe(name, token=token, data=data, since=since)
+        subscribing = self._async.subscribe(name, token=token, data=data, since=since)
         return SubscribedTopic(self._run(subscribing), self._require_loop())
 
-    def call(self, method: str, /, **arguments: Any) -> Any:
-        return self._run(self._client.call(method, **arguments))
-
-    def send(self, data: Any) -> None:
-        self._run(self._client.send(data))
-
-    def receive(self, *, timeout: float | None = TIMEOUT) -> Any:
-        return self._run(self._client.receive(timeout=timeout))
-
-    def receive_close(self, *, timeout: float | None = TIMEOUT) -> tuple[int, str]:
-        return self._run(self._client.receive_close(timeout=timeout))
+    call = _blocking(AsyncTopicsClient.call)
+    send = _blocking(AsyncTopicsClient.send)
+    receive = _blocking(AsyncTopicsClient.receive)
+    receive_close = _blocking(AsyncTopicsClient.receive_close)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
@@ -131,89 +127,52 @@ class SubscribedTopic:
     """
 
     def __init__(self, topic: AsyncSubscribedTopic, loop: LoopThread) -> None:
-        self._topic = topic
-        self._loop = loop
+        self._async = topic
+        self._run = loop.run
 
     @property
     def name(self) -> str:
         """The topic's name."""
-        return self._topic.name
+        return self._async.name
 
     @property
     def data(self) -> Any:
         """The value that the hook ``on_subscribe`` returned."""
-        return self._topic.data
+        return self._async.data
 
     @property
     def recovered(self) -> bool:
         """Whether all publications since the position of ``subscribe`` were recovered."""
-        return self._topic.recovered
+        return self._async.recovered
 
     @property
     def position(self) -> Position:
         """The end of the stream when the client subscribed."""
-        return self._topic.position
+        return self._async.position
 
-    def unsubscribe(self) -> None:
-        self._loop.run(self._topic.unsubscribe())
-
-    def publish(self, data: Any) -> None:
-        self._loop.run(self._topic.publish(data))
-
-    def receive(self, *, timeout: float | None = TIMEOUT) -> Any:
-        return self._loop.run(self._topic.receive(timeout=timeout))
-
-    def receive_publication(
-        self, *, timeout: float | None = TIMEOUT
-    ) -> ReceivedPublication:
-        return self._loop.run(self._topic.receive_publication(timeout=timeout))
-
-    def unread(self) -> list[Any]:
-        return self._loop.run(self._topic.unread())
-
-    def history(
-        self,
-        *,
-        limit: int | None = None,
-        since: Position | None = None,
-        reverse: bool = False,
-    ) -> HistoryPage:
-        reading = self._topic.history(limit=limit, since=since, reverse=reverse)
-        return self._loop.run(reading)
-
-    def call(self, method: str, /, **arguments: Any) -> Any:
-        return self._loop.run(self._topic.call(method, **arguments))
+    unsubscribe = _blocking(AsyncSubscribedTopic.unsubscribe)
+    publish = _blocking(AsyncSubscribedTopic.publish)
+    receive = _blocking(AsyncSubscribedTopic.receive)
+    receive_publication = _blocking(AsyncSubscribedTopic.receive_publication)
+    unread = _blocking(AsyncSubscribedTopic.unread)
+    history = _blocking(AsyncSubscribedTopic.history)
+    call = _blocking(AsyncSubscribedTopic.call)
+    whisper = _blocking(AsyncSubscribedTopic.whisper)
+    receive_whisper = _blocking(AsyncSubscribedTopic.receive_whisper)
+    presence = _blocking(AsyncSubscribedTopic.presence)
+    receive_join = _blocking(AsyncSubscribedTopic.receive_join)
+    receive_leave = _blocking(AsyncSubscribedTopic.receive_leave)
+    receive_subscribe = _blocking(AsyncSubscribedTopic.receive_subscribe)
+    receive_unsubscribe = _blocking(AsyncSubscribedTopic.receive_unsubscribe)
 
     def stream(self, method: str, /, **arguments: Any) -> Generator[Any]:
-        generator = self._topic.stream(method, **arguments)
+        """Call a method that is an async generator, and yield what it yields."""
+        generator = self._async.stream(method, **arguments)
         try:
             while True:
                 try:
-                    yield self._loop.run(anext(generator))
+                    yield self._run(anext(generator))
                 except StopAsyncIteration:
                     return
         finally:
-            self._loop.run(generator.aclose())
-
-    def whisper(self, data: Any = None) -> None:
-        self._loop.run(self._topic.whisper(data))
-
-    def receive_whisper(self, *, timeout: float | None = TIMEOUT) -> ReceivedWhisper:
-        return self._loop.run(self._topic.receive_whisper(timeout=timeout))
-
-    def presence(self) -> list[PresenceInfo]:
-        return self._loop.run(self._topic.presence())
-
-    def receive_join(self, *, timeout: float | None = TIMEOUT) -> PresenceInfo:
-        return self._loop.run(self._topic.receive_join(timeout=timeout))
-
-    def receive_leave(self, *, timeout: float | None = TIMEOUT) -> PresenceInfo:
-        return self._loop.run(self._topic.receive_leave(timeout=timeout))
-
-    def receive_subscribe(self, *, timeout: float | None = TIMEOUT) -> None:
-        self._loop.run(self._topic.receive_subscribe(timeout=timeout))
-
-    def receive_unsubscribe(
-        self, *, timeout: float | None = TIMEOUT
-    ) -> tuple[int, str]:
-        return self._loop.run(self._topic.receive_unsubscribe(timeout=timeout))
+            self._run(generator.aclose())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
-from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from asgiref.sync import sync_to_async
@@ -167,12 +166,7 @@ class AsyncTopicsClient:
     async def __aenter__(self) -> Self:
         return self if self.connected else await self.connect()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.disconnect()
 
     # Topics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from tiderace.runtime import sync_bridge
@@ -51,13 +50,8 @@ class GrowingMessage:
         sync_bridge.call(self._message.begin)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        return sync_bridge.call(self._message.__aexit__, kind, error, trace)
+    def __exit__(self, *error: Any) -> bool:
+        return sync_bridge.call(self._message.__aexit__, *error)
 
     def append(self, text: str) -> None:
         sync_bridge.call(self._message.append, text)
