@@ -11,9 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tiderace.layers.database.executor import Executor
-from tiderace.layers.database.vendor import Cursor, FeedRow
-
-_EXTEND = "ON CONFLICT (name) DO UPDATE SET expires_ms = excluded.expires_ms"
+from tiderace.layers.database.vendor import Cursor, FeedRow, replacing
 
 
 class DatabaseMemberships:
@@ -119,7 +117,7 @@ def _join(cursor: Cursor, subject: str, member: str) -> None:
         "member",
         ("subject", "member", "joined_ms"),
         [(subject, member, cursor.now_ms)],
-        "ON CONFLICT (subject, member) DO UPDATE SET joined_ms = excluded.joined_ms",
+        replacing("subject, member", "joined_ms"),
     )
     cursor.execute(
         "UPDATE tiderace_layer_stream SET has_members = TRUE WHERE subject = %s",
@@ -153,7 +151,7 @@ def _announce(
         "process",
         ("name", "expires_ms"),
         [(process, cursor.now_ms + lease_ms)],
-        _EXTEND,
+        replacing("name", "expires_ms"),
     )
     cursor.insert(
         "membership",
@@ -186,7 +184,7 @@ def _refresh(cursor: Cursor, process: str, token: str, lease_ms: int) -> bool:
         "process",
         ("name", "token", "expires_ms"),
         [(process, token, expires_ms)],
-        f"{_EXTEND}, token = excluded.token",
+        replacing("name", "token", "expires_ms"),
     )
     return False
 
@@ -203,6 +201,6 @@ def _report(cursor: Cursor, process: str, data: bytes, lease_ms: int) -> None:
         "process",
         ("name", "report", "expires_ms"),
         [(process, data, cursor.now_ms + lease_ms)],
-        f"{_EXTEND}, report = excluded.report",
+        replacing("name", "report", "expires_ms"),
     )
     cursor.announced.append(FeedRow(process))

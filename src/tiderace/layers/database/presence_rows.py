@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, fields
 
-from tiderace.layers.database.vendor import Cursor
+from tiderace.layers.database.vendor import Cursor, replacing
 from tiderace.presence.rules import ConnectionRow, PushPeriod, UserRow
 
 _USER_COLUMNS = tuple(field.name for field in fields(UserRow))
@@ -79,8 +79,7 @@ class DatabaseGroupRows:
             "presence_user",
             ("group_name", "identity", *_USER_COLUMNS),
             [(self._name, identity, *astuple(row))],
-            "ON CONFLICT (group_name, identity) DO UPDATE SET "
-            + ", ".join(f"{name} = excluded.{name}" for name in _USER_COLUMNS),
+            replacing("group_name, identity", *_USER_COLUMNS),
         )
 
     def due_users(self, now_ms: int, limit: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tiderace.layers.database.vendor import Cursor
+from tiderace.layers.database.vendor import Cursor, replacing
 from tiderace.ratelimit import Rate
 
 
@@ -24,6 +24,6 @@ def take_token(cursor: Cursor, name: str, rate: Rate) -> float:
         "bucket",
         ("name", "full_ms"),
         [(name, full_at)],
-        "ON CONFLICT (name) DO UPDATE SET full_ms = excluded.full_ms",
+        replacing("name", "full_ms"),
     )
     return 0.0

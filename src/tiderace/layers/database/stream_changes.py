@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention
 from tiderace.layers.database.retention import StreamRetention
-from tiderace.layers.database.vendor import Cursor, FeedRow
+from tiderace.layers.database.vendor import Cursor, FeedRow, replacing
 
 _EPOCH_SIZE = 6  # bytes
 
@@ -33,6 +33,10 @@ _ENTRY_COLUMNS = (
 )
 
 
+# Those that each publication changes.
+_COUNTED = ("last_number", "unstepped_bytes", "used_ms")
+
+# Those of ``_StreamRow``, in its order.
 _STREAM_COLUMNS = (
     "subject",
     "epoch",
@@ -49,6 +53,8 @@ _STREAM_COLUMNS = (
 class AppendRequest:
     """The arguments of one call of ``publish``."""
 
+    max_bytes: int
+    """Bytes of messages that each stream keeps."""
     subject: str
     data: bytes
     keep: Retention
@@ -79,109 +85,95 @@ class _StreamRow:
         self.old_last = self.last
 
 
-class StreamAppender:
-    """Appends messages to streams.
-
-    Args:
-        max_bytes: bytes of messages that each stream keeps.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-
-    def append(
-        self, cursor: Cursor, publications: list[AppendRequest]
-    ) -> list[Published]:
-        """Append publications to their streams, in order, in few statements."""
-        streams = _load(cursor, publications)
-        keys = find_keys(
-            cursor, [(each.subject, each.key) for each in publications if each.key]
-        )
-        members = _find_members(cursor, streams, publications)
-        now = cursor.now_ms
-        entries: list[FeedRow] = []
-        once = []
-        published = []
-        for each in publications:
-            if each.key:
-                known = keys.get((each.subject, each.key))
-                if known is not None:
-                    published.append(Published(known, ()))
-                    continue
-            stream = streams[each.subject]
-            before = stream.last
-            if stream.timeline != cursor.timeline:
-                self._leap(stream, cursor.timeline)
-            stream.last += 1
-            self._count(stream, each, now)
-            entries.append(
-                FeedRow(each.subject, stream.epoch, stream.last, before, each.data, now)
-            )
-            position = Position(stream.epoch, stream.last)
-            if each.key:
-                keys[each.subject, each.key] = position
-                once.append(
-                    (
-                        each.subject,
-                        each.key,
-                        stream.epoch,
-                        stream.last,
-                        now + int(each.key_ttl * 1000),
-                    )
-                )
-            published.append(Published(position, members.get(each.subject, ())))
-        _store(cursor, streams.values(), now)
-        cursor.insert("entry", _ENTRY_COLUMNS, entries)
-        if once:
-            cursor.insert(
-                "once",
-                ("subject", "idempotency_key", "epoch", "number", "expires_ms"),
-                once,
-                "ON CONFLICT (subject, idempotency_key) DO UPDATE SET "
-                "epoch = excluded.epoch, number = excluded.number, "
-                "expires_ms = excluded.expires_ms",
-            )
-        for stream in streams.values():
-            if stream.obsolete > 0:
-                delete_entries(cursor, stream.subject, stream.obsolete)
-        cursor.announced += entries
-        return published
-
-    def _leap(self, stream: _StreamRow, timeline: str) -> None:
-        """Skip offsets that subscribers may have seen before commits were lost."""
+def append(cursor: Cursor, publications: list[AppendRequest]) -> list[Published]:
+    """Append publications to their streams, in order, in few statements."""
+    streams = _load(cursor, [each.subject for each in publications])
+    keys = find_keys(
+        cursor, [(each.subject, each.key) for each in publications if each.key]
+    )
+    members = _find_members(cursor, streams, publications)
+    now = cursor.now_ms
+    entries: list[FeedRow] = []
+    once = []
+    published = []
+    for each in publications:
+        if each.key:
+            known = keys.get((each.subject, each.key))
+            if known is not None:
+                published.append(Published(known, ()))
+                continue
+        stream = streams[each.subject]
         before = stream.last
-        stream.last += _LEAP + secrets.randbelow(_LEAP)
-        stream.retention.leap(before, stream.last + 1)
-        stream.timeline = timeline
-        stream.is_changed = True
-
-    def _count(self, stream: _StreamRow, publication: AppendRequest, now: int) -> None:
-        """Count a message in the retention of its stream, and set ``obsolete``."""
-        retention, history = stream.retention, publication.history
-        if history is not None and (
-            history.size != retention.history_size
-            or int(history.seconds * 1000) != retention.history_ms
-        ):
-            retention.set_history(history)
-            stream.is_changed = True
-        keep_ms = int(publication.keep.seconds * 1000)
-        if keep_ms > retention.keep_ms:
-            retention.keep_ms = keep_ms
-            stream.is_changed = True
-        obsolete = 0
-        stream.bytes += len(publication.data)
-        if stream.bytes > self._max_bytes / 4:
-            stream.bytes = 0
-            obsolete = retention.add_step(stream.last)
-            stream.is_changed = True
-        if stream.last % _TRIM_EVERY == 0:
-            obsolete = max(
-                obsolete, retention.surplus(publication.keep.size, stream.last)
+        if stream.timeline != cursor.timeline:
+            _leap(stream, cursor.timeline)
+        stream.last += 1
+        _count(stream, each, now)
+        entries.append(
+            FeedRow(each.subject, stream.epoch, stream.last, before, each.data, now)
+        )
+        position = Position(stream.epoch, stream.last)
+        if each.key:
+            keys[each.subject, each.key] = position
+            once.append(
+                (
+                    each.subject,
+                    each.key,
+                    stream.epoch,
+                    stream.last,
+                    now + int(each.key_ttl * 1000),
+                )
             )
-        if now - retention.mark[1] >= retention.keep_ms:
-            obsolete = max(obsolete, retention.expired(stream.last, now))
-            stream.is_changed = True
-        stream.obsolete = max(stream.obsolete, obsolete)
+        published.append(Published(position, members.get(each.subject, ())))
+    _store(cursor, streams.values(), now)
+    cursor.insert("entry", _ENTRY_COLUMNS, entries)
+    if once:
+        cursor.insert(
+            "once",
+            ("subject", "idempotency_key", "epoch", "number", "expires_ms"),
+            once,
+            replacing("subject, idempotency_key", "epoch", "number", "expires_ms"),
+        )
+    for stream in streams.values():
+        if stream.obsolete > 0:
+            delete_entries(cursor, stream.subject, stream.obsolete)
+    cursor.announced += entries
+    return published
+
+
+def _leap(stream: _StreamRow, timeline: str) -> None:
+    """Skip offsets that subscribers may have seen before commits were lost."""
+    before = stream.last
+    stream.last += _LEAP + secrets.randbelow(_LEAP)
+    stream.retention.leap(before, stream.last + 1)
+    stream.timeline = timeline
+    stream.is_changed = True
+
+
+def _count(stream: _StreamRow, publication: AppendRequest, now: int) -> None:
+    """Count a message in the retention of its stream, and set ``obsolete``."""
+    retention, history = stream.retention, publication.history
+    if history is not None and (
+        history.size != retention.history_size
+        or int(history.seconds * 1000) != retention.history_ms
+    ):
+        retention.set_history(history)
+        stream.is_changed = True
+    keep_ms = int(publication.keep.seconds * 1000)
+    if keep_ms > retention.keep_ms:
+        retention.keep_ms = keep_ms
+        stream.is_changed = True
+    obsolete = 0
+    stream.bytes += len(publication.data)
+    if stream.bytes > publication.max_bytes / 4:
+        stream.bytes = 0
+        obsolete = retention.add_step(stream.last)
+        stream.is_changed = True
+    if stream.last % _TRIM_EVERY == 0:
+        obsolete = max(obsolete, retention.surplus(publication.keep.size, stream.last))
+    if now - retention.mark[1] >= retention.keep_ms:
+        obsolete = max(obsolete, retention.expired(stream.last, now))
+        stream.is_changed = True
+    stream.obsolete = max(stream.obsolete, obsolete)
 
 
 def marks(count: int) -> str:
@@ -197,53 +189,30 @@ def delete_entries(cursor: Cursor, subject: str, upto: int) -> int:
     )
 
 
-def _load(
-    cursor: Cursor, publications: Sequence[AppendRequest]
-) -> dict[str, _StreamRow]:
-    """Return the streams of publications by name; new ones are not stored yet."""
-    names = list(dict.fromkeys(each.subject for each in publications))
-    rows = cursor.select(
-        "stream", _STREAM_COLUMNS, ("subject",), [(name,) for name in names]
-    )
-    streams = {
-        subject: _StreamRow(
-            subject,
-            epoch,
-            last,
-            timeline,
-            size,
-            bool(members),
-            check_ms,
-            StreamRetention.decode(retention),
-        )
-        for subject, epoch, last, timeline, size, members, check_ms, retention in rows
-    }
-    for name in names:
+def _load(cursor: Cursor, names: Iterable[str]) -> dict[str, _StreamRow]:
+    """Return streams by name; new ones are not stored yet."""
+    keys = [(name,) for name in dict.fromkeys(names)]
+    rows = cursor.select("stream", _STREAM_COLUMNS, ("subject",), keys)
+    streams = {}
+    for *columns, retention in rows:
+        columns.append(StreamRetention.decode(retention))
+        streams[columns[0]] = _StreamRow(*columns)
+    for (name,) in keys:
         if name not in streams:
             streams[name] = _new_stream(cursor, name)
     return streams
 
 
 def _new_stream(cursor: Cursor, name: str) -> _StreamRow:
-    epoch = secrets.token_hex(_EPOCH_SIZE)
-    retention = StreamRetention(
-        mark=(0, cursor.now_ms), history_mark=(0, cursor.now_ms)
-    )
+    epoch, now = secrets.token_hex(_EPOCH_SIZE), cursor.now_ms
+    retention = StreamRetention(mark=(0, now), history_mark=(0, now))
     has_members = bool(
         cursor.fetch(
             "SELECT 1 FROM tiderace_layer_member WHERE subject = %s LIMIT 1", (name,)
         )
     )
     return _StreamRow(
-        name,
-        epoch,
-        0,
-        cursor.timeline,
-        0,
-        has_members,
-        cursor.now_ms,
-        retention,
-        is_new=True,
+        name, epoch, 0, cursor.timeline, 0, has_members, now, retention, is_new=True
     )
 
 
@@ -264,38 +233,24 @@ def _store(cursor: Cursor, streams: Iterable[_StreamRow], now: int) -> None:
                     each.timeline,
                     each.bytes,
                     each.has_members,
+                    each.check_ms,
                     each.retention.encode(),
                     now,
-                    each.check_ms,
                 )
             )
         elif each.last != each.old_last:
             counted.append((each.subject, each.epoch, each.last, each.bytes, now))
     cursor.insert(
         "stream",
-        (
-            "subject",
-            "epoch",
-            "last_number",
-            "timeline",
-            "unstepped_bytes",
-            "has_members",
-            "retention",
-            "used_ms",
-            "check_ms",
-        ),
+        (*_STREAM_COLUMNS, "used_ms"),
         whole,
-        "ON CONFLICT (subject) DO UPDATE SET last_number = excluded.last_number, "
-        "timeline = excluded.timeline, unstepped_bytes = excluded.unstepped_bytes, "
-        "retention = excluded.retention, used_ms = excluded.used_ms, "
-        "check_ms = excluded.check_ms",
+        replacing("subject", *_COUNTED, "timeline", "check_ms", "retention"),
     )
     cursor.insert(
         "stream",
-        ("subject", "epoch", "last_number", "unstepped_bytes", "used_ms"),
+        ("subject", "epoch", *_COUNTED),
         counted,
-        "ON CONFLICT (subject) DO UPDATE SET last_number = excluded.last_number, "
-        "unstepped_bytes = excluded.unstepped_bytes, used_ms = excluded.used_ms",
+        replacing("subject", *_COUNTED),
     )
 
 
@@ -359,8 +314,7 @@ def prepare_stream(
     cursor: Cursor, name: str, history: Retention, keep: Retention
 ) -> Position:
     """Create a stream if there is none, and set its history unless it has one."""
-    publication = AppendRequest(name, b"", keep, 0, None, "")
-    stream = _load(cursor, [publication])[name]
+    stream = _load(cursor, [name])[name]
     retention = stream.retention
     if retention.history_size is None:
         retention.set_history(history)

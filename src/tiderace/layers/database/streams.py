@@ -11,7 +11,7 @@ from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.stream_changes import (
     AppendRequest,
-    StreamAppender,
+    append,
     expire_keys,
     find_keys,
     marks,
@@ -42,7 +42,7 @@ class DatabaseStreams:
     def __init__(self, executor: Executor, prefix: str, *, max_bytes: int) -> None:
         self._executor = executor
         self._prefix = prefix
-        self._appender = StreamAppender(max_bytes)
+        self._max_bytes = max_bytes
 
     async def publish(
         self,
@@ -57,10 +57,10 @@ class DatabaseStreams:
     ) -> Published:
         name = self._prefix + subject
         publication = AppendRequest(
-            name, data, keep, members_age, history, key, key_ttl
+            self._max_bytes, name, data, keep, members_age, history, key, key_ttl
         )
         return await self._executor.write_together(
-            self._appender.append,
+            append,
             publication,
             lock=(f"stream {name}",),
             size=len(data),

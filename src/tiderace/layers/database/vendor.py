@@ -24,6 +24,12 @@ class FeedRow(NamedTuple):
     published_ms: int = 0
 
 
+def replacing(key: str, *columns: str) -> str:
+    """Return the ``ON CONFLICT`` clause that replaces columns of the row with this key."""
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    return f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+
+
 class Wanted:
     """The streams and queues that a process subscribes to.
 
