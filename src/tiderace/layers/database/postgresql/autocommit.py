@@ -35,6 +35,15 @@ class Statement(NamedTuple):
     values: Sequence[Value] = ()
 
 
+def load_rows(
+    connection: psycopg.BaseConnection[Any] | None, result: PGresult
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a result, as psycopg converts them."""
+    transformer = Transformer(connection)
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
+
+
 class AutocommitConnection:
     """A connection in autocommit mode, without prepared statements.
 
@@ -113,9 +122,7 @@ class AutocommitConnection:
 
     def rows(self, result: PGresult) -> list[tuple[Any, ...]]:
         """Return the rows of a result, as psycopg converts them."""
-        transformer = Transformer(self._connection)
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        return load_rows(self._connection, result)
 
     def _send(self, statements: Sequence[Statement]) -> None:
         pgconn = self._pgconn

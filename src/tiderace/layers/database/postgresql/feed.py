@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import ExecStatus, Format
 
+from tiderace.layers.database.postgresql.autocommit import load_rows
 from tiderace.layers.database.postgresql.breaking import (
     break_connection,
     open_connections,
@@ -120,8 +121,8 @@ class PostgresFeed:
 
     async def _find_end(self) -> None:
         """Note the last ids, and which of them are not committed yet."""
-        ((entry_end, queue_end, self._started),) = await self._query_numbers(_ENDS)
-        visible = await self._query_numbers(
+        ((entry_end, queue_end, self._started),) = await self._query(_ENDS)
+        visible = await self._query(
             "SELECT id FROM tiderace_layer_entry "
             f"WHERE id > {entry_end - _IN_FLIGHT} AND id <= {entry_end}"
         )
@@ -202,7 +203,7 @@ class PostgresFeed:
         """Return the rows that were committed and not announced."""
         now = time.monotonic()
         self._next_poll = now + (_INTERVAL if self._is_notified else _INTERVAL_ALONE)
-        ((entry_end, queue_end, started),) = await self._query_numbers(_ENDS)
+        ((entry_end, queue_end, started),) = await self._query(_ENDS)
         if started != self._started:
             raise psycopg.OperationalError("the server was started again")
         found = await self._missed_entries(entry_end, now)
@@ -220,35 +221,23 @@ class PostgresFeed:
         if not due:
             return []
         listed = ", ".join(map(str, due))
-        result = await self._query(
+        rows = await self._query(
             f"SELECT id, subject FROM tiderace_layer_entry WHERE id IN ({listed})"
         )
         wanted = []
-        for row in range(result.ntuples):
-            entry_id = _number(result, row, 0)
+        for entry_id, subject in rows:
             self._holes.discard(entry_id)
-            if _text(result, row, 1) in self._wanted.subjects:
+            if subject in self._wanted.subjects:
                 wanted.append(entry_id)
         return await self._entries(wanted) if wanted else []
 
     async def _entries(self, ids: Iterable[int]) -> list[Announcement]:
         listed = ", ".join(map(str, ids))
-        result = await self._query(
+        rows = await self._query(
             f"SELECT {_ENTRY} FROM tiderace_layer_entry "
             f"WHERE id IN ({listed}) ORDER BY id"
         )
-        return [
-            Announcement(
-                _number(result, row, 0),
-                _text(result, row, 1),
-                _text(result, row, 2),
-                _number(result, row, 3),
-                _number(result, row, 4),
-                result.get_value(row, 5),
-                _number(result, row, 6),
-            )
-            for row in range(result.ntuples)
-        ]
+        return [Announcement(*row) for row in rows]
 
     async def _ready_queues(self, end: int, now: float) -> list[Announcement]:
         """Return the queues with items of the last seconds, announced or not."""
@@ -259,10 +248,10 @@ class PostgresFeed:
             del ends[0]
         if len(ends) == 1 or not self._wanted.queues:
             return []
-        result = await self._query(
+        rows = await self._query(
             f"SELECT DISTINCT queue FROM tiderace_layer_queue WHERE id > {ends[0][1]}"
         )
-        return [Announcement(0, _text(result, row, 0)) for row in range(result.ntuples)]
+        return [Announcement(0, queue) for (queue,) in rows]
 
     # The connection
 
@@ -303,8 +292,11 @@ class PostgresFeed:
             timer.cancel()
         self._readable.clear()
 
-    async def _query(self, sql: str) -> psycopg.pq.abc.PGresult:
-        """Run a statement within the reply timeout; notifications wait meanwhile."""
+    async def _query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, within the reply timeout.
+
+        Notifications wait meanwhile.
+        """
         deadline = time.monotonic() + _REPLY_TIMEOUT
         self._pgconn.send_query_params(sql.encode(), None, result_format=Format.BINARY)
         while self._pgconn.flush():
@@ -323,26 +315,9 @@ class PostgresFeed:
         if found.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             error = psycopg.errors.error_from_result(found)
             raise advise_statement(error, self._using) from error
-        return found
-
-    async def _query_numbers(self, sql: str) -> list[tuple[int, ...]]:
-        """Run a statement whose columns are whole numbers; return its rows."""
-        result = await self._query(sql)
-        columns = range(result.nfields)
-        return [
-            tuple(_number(result, row, column) for column in columns)
-            for row in range(result.ntuples)
-        ]
+        return load_rows(self._connection, found)
 
 
 def _require_time(deadline: float) -> None:
     if time.monotonic() >= deadline:
         raise TimedOut("the server did not reply in time")
-
-
-def _number(result: psycopg.pq.abc.PGresult, row: int, column: int) -> int:
-    return int.from_bytes(result.get_value(row, column) or b"", signed=True)
-
-
-def _text(result: psycopg.pq.abc.PGresult, row: int, column: int) -> str:
-    return (result.get_value(row, column) or b"").decode()
