@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from tiderace.migration.packages import Package
-from tiderace.migration.source import SourceFile, Verdict
+from tiderace.migration.source import SourceFile
 
 __all__ = ["AppList"]
 
@@ -44,15 +44,12 @@ class AppList:
         kept = self._kept(old) if old and not ours else None
         for entry in old:
             if entry is kept:
-                self._source.report(
-                    entry, Verdict.CHANGES, f'app "{entry.value!s}" becomes "tiderace"'
-                )
+                self._source.changes(entry, f'app "{entry.value!s}" becomes "tiderace"')
                 if not self._source.replace_string(entry, "tiderace"):
-                    self._source.report(entry, Verdict.CHANGES, "write it by hand")
+                    self._source.changes(entry, "write it by hand")
             else:
-                self._source.report(
+                self._source.changes(
                     entry,
-                    Verdict.CHANGES,
                     f'app "{entry.value!s}": "tiderace" has its commands; remove it',
                 )
                 self._remove(entry)

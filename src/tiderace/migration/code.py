@@ -15,7 +15,7 @@ from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.migration.imports import dotted
 from tiderace.migration.names import OLD_PACKAGES, is_old
 from tiderace.migration.packages import PACKAGES
-from tiderace.migration.source import SourceFile, Verdict
+from tiderace.migration.source import SourceFile
 
 __all__ = ["consumer_names", "examine_code"]
 
@@ -110,9 +110,8 @@ def examine_code(source: SourceFile, consumers: set[str]) -> None:
         elif isinstance(node, ast.Attribute):
             _examine_layer_attribute(source, node)
         elif isinstance(node, ast.Constant) and _names_a_key(node.value):
-            source.report(
+            source.unsupported(
                 node,
-                Verdict.UNSUPPORTED,
                 f"{node.value!r}: the keys in Redis are others; use "
                 "layer.group_channels() and layer.group_count()",
             )
@@ -132,34 +131,29 @@ def _examine_consumer(source: SourceFile, node: ast.ClassDef, bases: list[str]) 
             why = _HOOKS.get(
                 name, "Tiderace's consumers have an attribute of this name"
             )
-            source.report(
-                where,
-                Verdict.UNSUPPORTED,
-                f"{node.name}.{name}: {why}; rename it unless that is meant",
+            source.unsupported(
+                where, f"{node.name}.{name}: {why}; rename it unless that is meant"
             )
         elif name == "groups" and _is_string(where):
-            source.report(
+            source.unsupported(
                 where,
-                Verdict.UNSUPPORTED,
                 f"{node.name}.groups is a string, each letter of which would be a group; "
                 "write a list",
             )
     if any(base.endswith("AsyncHttpConsumer") for base in bases):
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{node.name}: disconnect() runs as soon as the client leaves, and a body "
             "above DATA_UPLOAD_MAX_MEMORY_SIZE is answered with 413",
         )
     for raised in _stops(node):
-        source.report(
+        source.changes(
             raised,
-            Verdict.CHANGES,
             f"{node.name}: after StopConsumer groups are left and disconnect() runs, "
             "unless it has",
         )
     if len(source.findings) == found:
-        source.report(node, Verdict.SAME, f"consumer {node.name}")
+        source.same(node, f"consumer {node.name}")
 
 
 def _stops(node: ast.ClassDef) -> Iterator[ast.Raise]:
@@ -205,24 +199,21 @@ def _own_names(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
 def _examine_class(source: SourceFile, node: ast.ClassDef, bases: set[str]) -> None:
     """Report a class derived from a layer, the live server or the denier."""
     if "WebsocketDenier" in bases:
-        source.report(
+        source.unsupported(
             node,
-            Verdict.UNSUPPORTED,
             f"{node.name}: WebsocketDenier is an ASGI application and no consumer; write "
             "a consumer that closes in connect()",
         )
     if layers := bases & _LAYER_CLASSES:
         [layer, *_] = layers
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{node.name}: a layer over {layer}; test it with "
             "tiderace.testing.layer_contract",
         )
     if "ChannelsLiveServerTestCase" in bases:
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{node.name}: the server runs in a thread, so an in-memory database works",
         )
         for inner in ast.walk(node):
@@ -231,9 +222,8 @@ def _examine_class(source: SourceFile, node: ast.ClassDef, bases: set[str]) -> N
                 isinstance(inner, ast.Assign)
                 and any(dotted(target) in _LIVE_SERVER for target in inner.targets)
             ):
-                source.report(
+                source.unsupported(
                     inner,
-                    Verdict.UNSUPPORTED,
                     f"{node.name}: there is no process of the server; use live_server_url",
                 )
 
@@ -244,9 +234,8 @@ def _examine_route(source: SourceFile, node: ast.Call, consumers: set[str]) -> N
         return
     target = dotted(node.args[1])
     if target is not None and target.rpartition(".")[2] in consumers:
-        source.report(
+        source.unsupported(
             node.args[1],
-            Verdict.UNSUPPORTED,
             f"the route names the class {target}; write {target}.as_asgi()",
         )
 
@@ -270,7 +259,7 @@ def _examine_layer_attribute(source: SourceFile, node: ast.Attribute) -> None:
     having = [layer.__name__ for layer in layers if hasattr(layer, node.attr)]
     if having:
         text = f"{owner}.{node.attr}: private, and there in {', '.join(having)}"
-        source.report(node, Verdict.CHANGES, text)
+        source.changes(node, text)
         return
     text = "no layer of Tiderace has it"
     if len(layers) == 1:
@@ -278,4 +267,4 @@ def _examine_layer_attribute(source: SourceFile, node: ast.Attribute) -> None:
             "InMemoryChannelLayer does not have it; to examine those over Redis too: "
             'pip install "tiderace[redis]"'
         )
-    source.report(node, Verdict.UNSUPPORTED, f"{owner}.{node.attr}: {text}")
+    source.unsupported(node, f"{owner}.{node.attr}: {text}")

@@ -75,9 +75,8 @@ def _examine_import_from(
         return
     new = new_module(module, names)
     if new is None and for_checkers and not why_gone(module, names):
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{shown}: only type checkers read it, and Tiderace's annotations use other "
             "names",
         )
@@ -89,9 +88,9 @@ def _examine_import_from(
         source.text, source.span(node)[0]
     )
     if found is None:
-        source.report(node, Verdict.CHANGES, f"{shown}: write {new} by hand")
+        source.changes(node, f"{shown}: write {new} by hand")
         return
-    source.report(node, Verdict.SAME, shown)
+    source.same(node, shown)
     source.replace(*found.span(1), new)
 
 
@@ -101,11 +100,10 @@ def _examine_daphne(
     shown = f"from {module} import {', '.join(names)}" if names else f"import {module}"
     why = why_gone(module)
     if why is not None:
-        source.report(node, Verdict.UNSUPPORTED, f"{shown}: {why}")
+        source.unsupported(node, f"{shown}: {why}")
     else:
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{shown}: works while the package daphne is installed; runserver and tests "
             "use uvicorn",
         )
@@ -128,7 +126,7 @@ def _report_missing(
         why = (
             f"{new} has no {', '.join(missing)}" if missing else "it is not in Tiderace"
         )
-    source.report(node, Verdict.UNSUPPORTED, f"{shown}: {why}")
+    source.unsupported(node, f"{shown}: {why}")
 
 
 def _examine_import(
@@ -148,7 +146,7 @@ def _examine_import(
         if new is None or not in_one_word:
             _report_missing(source, node, alias.name, [])
             return
-        source.report(node, Verdict.SAME, f"import {alias.name} as {alias.asname}")
+        source.same(node, f"import {alias.name} as {alias.asname}")
         source.replace(start, end, new)
         return
     # The name `channels` is bound: every use of it in the file has to be rewritten.
@@ -162,7 +160,7 @@ def _examine_import(
             f"import {alias.name}: {why_gone(alias.name) or chains.why(top)}",
         )
         return
-    source.report(node, Verdict.SAME, f"import {alias.name}")
+    source.same(node, f"import {alias.name}")
     wanted = [alias.name] if alias.name != top else sorted(modules)
     source.replace(start, end, ", ".join(str(new_module(each)) for each in wanted))
     chains.rewrite(top)
@@ -173,11 +171,11 @@ def _examine_string(source: SourceFile, node: ast.Constant) -> None:
     new = new_string(value)
     if new is None:
         why = why_gone(value) or "nothing in Tiderace has this name"
-        source.report(node, Verdict.CHANGES, f'"{value}": {why}')
+        source.changes(node, f'"{value}": {why}')
     elif source.replace_string(node, new):
-        source.report(node, Verdict.SAME, f'"{value}"')
+        source.same(node, f'"{value}"')
     else:
-        source.report(node, Verdict.CHANGES, f'"{value}": write "{new}" by hand')
+        source.changes(node, f'"{value}": write "{new}" by hand')
 
 
 class _Chains:

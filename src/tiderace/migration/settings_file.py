@@ -12,7 +12,7 @@ from tiderace.layers.memory import InMemoryChannelLayer
 from tiderace.layers.options import constructor_options
 from tiderace.migration.app_lists import AppList
 from tiderace.migration.packages import PACKAGES
-from tiderace.migration.source import SourceFile, Verdict
+from tiderace.migration.source import SourceFile
 
 __all__ = ["examine_settings"]
 
@@ -48,21 +48,18 @@ def examine_settings(source: SourceFile) -> set[int]:
     seen: set[int] = set()
     for name, node, value in _assignments(source.tree):
         if name == "ASGI_APPLICATION":
-            source.report(node, Verdict.SAME, "ASGI_APPLICATION")
+            source.same(node, "ASGI_APPLICATION")
         elif name == "CHANNEL_LAYERS" and isinstance(value, ast.Dict):
             for alias, layer in _items(value):
                 seen |= _examine_layer(source, f"CHANNEL_LAYERS[{alias!r}]", layer)
         elif name == "CHANNEL_LAYERS":
-            source.report(
+            source.changes(
                 node,
-                Verdict.CHANGES,
                 "CHANNEL_LAYERS is not a literal; its options are not read here, and "
                 "manage.py check reads them",
             )
         elif name in _FIRST_VERSION:
-            source.report(
-                node, Verdict.UNSUPPORTED, f"{name}: Channels 4 does not have it either"
-            )
+            source.unsupported(node, f"{name}: Channels 4 does not have it either")
     for found in _app_lists(source.tree):
         seen |= AppList(source, found).examine(PACKAGES)
     return seen
@@ -124,23 +121,18 @@ def _items(node: ast.Dict) -> Iterator[tuple[str, ast.expr]]:
 def _examine_layer(source: SourceFile, name: str, layer: ast.expr) -> set[int]:
     """Report the backend and each option of one layer; return what was reported."""
     if not isinstance(layer, ast.Dict):
-        source.report(
-            layer, Verdict.CHANGES, f"{name} is not a literal; check it by hand"
-        )
+        source.changes(layer, f"{name} is not a literal; check it by hand")
         return set()
     entry = dict(_items(layer))
     backend = entry.get("BACKEND")
     if "ROUTING" in entry:
-        source.report(
+        source.unsupported(
             entry["ROUTING"],
-            Verdict.UNSUPPORTED,
             f"{name}: ROUTING is of Channels 1; the routes are in ASGI_APPLICATION",
         )
     if not (isinstance(backend, ast.Constant) and isinstance(backend.value, str)):
         if backend is not None:
-            source.report(
-                backend, Verdict.CHANGES, f"{name}: BACKEND is not a literal string"
-            )
+            source.changes(backend, f"{name}: BACKEND is not a literal string")
         return set()
     kind = _examine_backend(source, name, backend)
     if kind is not None:
@@ -149,9 +141,8 @@ def _examine_layer(source: SourceFile, name: str, layer: ast.expr) -> set[int]:
             if isinstance(config, ast.Dict):
                 _examine_options(source, f"{name}[{key!r}]", config, kind)
             elif config is not None:
-                source.report(
+                source.changes(
                     config,
-                    Verdict.CHANGES,
                     f"{name}[{key!r}] is not a literal; manage.py check reads its options",
                 )
     return {id(backend)}
@@ -163,9 +154,8 @@ def _examine_backend(source: SourceFile, name: str, node: ast.Constant) -> type 
     if backend.startswith("tiderace."):
         return _layer_class(source, name, node, backend)
     if backend not in _BACKENDS:
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{name}: {backend} carries group messages of consumers, under "
             "install_as_channels(); topics need a layer of Tiderace",
         )
@@ -173,13 +163,12 @@ def _examine_backend(source: SourceFile, name: str, node: ast.Constant) -> type 
     new = _BACKENDS[backend]
     kind = _layer_class(source, name, node, new)
     if not source.replace_string(node, new):
-        source.report(node, Verdict.CHANGES, f'{name}: write "{new}" by hand')
+        source.changes(node, f'{name}: write "{new}" by hand')
     elif kind is InMemoryChannelLayer:
-        source.report(node, Verdict.SAME, f"{name}: {backend}")
+        source.same(node, f"{name}: {backend}")
     else:
-        source.report(
+        source.changes(
             node,
-            Verdict.CHANGES,
             f"{name}: {backend} becomes {new}; the data in Redis has another format, so "
             "change all processes in one deploy",
         )
@@ -196,7 +185,7 @@ def _layer_class(
         layer: type = import_string(backend)
     except ImportError as error:
         text = f"{name}: its options are not examined: {error}"
-        source.report(node, Verdict.CHANGES, text)
+        source.changes(node, text)
         return None
     return layer
 
@@ -207,17 +196,14 @@ def _examine_options(
     known = constructor_options(kind) or {}
     for option, value in _items(config):
         if option not in known:
-            source.report(
+            source.unsupported(
                 value,
-                Verdict.UNSUPPORTED,
                 f"{name}: {kind.__name__} has no option {option!r}"
                 f"{nearest(option, known)}; remove it",
             )
         elif option in _OPTIONS and kind is not InMemoryChannelLayer:
-            source.report(
-                value, Verdict.CHANGES, f"{name}: {option}: {_OPTIONS[option]}"
-            )
+            source.changes(value, f"{name}: {option}: {_OPTIONS[option]}")
         elif option == "hosts" and isinstance(value, ast.Constant):
-            source.report(value, Verdict.UNSUPPORTED, f"{name}: hosts must be a list")
+            source.unsupported(value, f"{name}: hosts must be a list")
         else:
-            source.report(value, Verdict.SAME, f"{name}: {option}")
+            source.same(value, f"{name}: {option}")

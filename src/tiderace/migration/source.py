@@ -100,6 +100,18 @@ class SourceFile:
         """Add a line to the report."""
         self.findings.append(ReportLine(getattr(node, "lineno", 1), verdict, text))
 
+    def same(self, node: ast.AST, text: str) -> None:
+        """Report what works as before."""
+        self.report(node, Verdict.SAME, text)
+
+    def changes(self, node: ast.AST, text: str) -> None:
+        """Report what has to change, or works in another way."""
+        self.report(node, Verdict.CHANGES, text)
+
+    def unsupported(self, node: ast.AST, text: str) -> None:
+        """Report what cannot work."""
+        self.report(node, Verdict.UNSUPPORTED, text)
+
     def span(self, node: ast.expr | ast.stmt | ast.alias) -> tuple[int, int]:
         """Return the offsets of the first character of a node and that after it."""
         assert node.end_lineno is not None  # noqa: S101 (for the type checker)
