@@ -7,8 +7,8 @@ import ipaddress
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from django.conf import ENVIRONMENT_VARIABLE, settings
@@ -28,33 +28,15 @@ __all__ = [
 
 _API_KEY_LENGTH = 16
 
-# The ranges of numbers: what they must be, a test, and the settings.
-_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    ("1 or more", lambda value: value >= 1, ("sync_threads", "concurrent_handlers")),
-    (
-        "0 or more",
-        lambda value: value >= 0,
-        ("presence_pushes", "drain_seconds", "drain_grace"),
-    ),
-    (
-        "more than 0",
-        lambda value: value > 0,
-        (
-            "presence_ttl",
-            "presence_refresh",
-            "presence_lease",
-            "revalidate_interval",
-            "disconnect_timeout",
-            "relay_poll",
-        ),
-    ),
-)
-
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_OneOrMore = Annotated[int, msgspec.Meta(ge=1)]
 
 # The end of an error of msgspec, which names the place of the value; the parts of a place;
-# and msgspec's words for Python's types.
+# its text for a number out of range; and msgspec's words for Python's types.
 _PLACE = re.compile(r" - at `\$(.*)`$")
 _PART = re.compile(r"\.(\w+)|\[(\d+)\]")
+_RANGE = re.compile(r"Expected \w+ (>=?) (\S+)")
 _TYPES = {"null": "None", "array": "list", "object": "dict"}
 # Settings whose values no error shows.
 _SECRETS = {"TOKEN_KEYS", "API_KEYS"}
@@ -137,17 +119,17 @@ class TopicSettings(
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="upper"):
     """The values of ``TIDERACE`` (upper-case keys there), each with its default."""
 
-    sync_threads: int | None = None
+    sync_threads: _OneOrMore | None = None
     """Threads that run sync code of connections (sync consumers, database calls) at once.
 
     None: processors + 4, at most 32, as asyncio sizes its own pool. Handlers that await
     may hold ten times as many.
     """
 
-    concurrent_handlers: int = 16
+    concurrent_handlers: _OneOrMore = 16
     """How many handlers marked ``@concurrent`` one connection may run at a time."""
 
-    disconnect_timeout: float = 10.0
+    disconnect_timeout: _Positive = 10.0
     """Seconds that a handler may continue after its client has left, and as many for
     ``disconnect()`` after that.
 
@@ -168,29 +150,29 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     topics: TopicSettings = TopicSettings()
     """The limits of topic clients."""
 
-    presence_ttl: float = 60.0
+    presence_ttl: _Positive = 60.0
     """Seconds without a refresh after which a member is removed, as when its process was
     killed. At least twice ``presence_refresh``, so that one refresh may fail."""
 
-    presence_refresh: float = 25.0
+    presence_refresh: _Positive = 25.0
     """Seconds between two refreshes of the members of a process."""
 
-    presence_lease: float = 30.0
+    presence_lease: _Positive = 30.0
     """Seconds that ``user_joined`` and ``user_left`` may take in a process before another
     process calls them again."""
 
-    presence_pushes: int = 10_000
+    presence_pushes: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     """Joins and leaves a second that a topic pushes, over all its clients together;
     beyond it clients read the list. 0: no limit."""
 
-    drain_seconds: float | None = None
+    drain_seconds: _NotNegative | None = None
     """Seconds over which a process that stops closes its sockets; 0 is all at once.
 
     None: 20, long enough for the clients of a full process to reconnect to others one by
     one, and 0 while ``DEBUG`` is on.
     """
 
-    drain_grace: float = 5.0
+    drain_grace: _NotNegative = 5.0
     """Seconds that handlers then have to finish, before their connections are cut.
 
     With the default of ``drain_seconds`` that is 25 s, less than the 30 s that gunicorn
@@ -206,7 +188,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     relay_in_servers: bool = True
     """Whether server processes relay the outbox; ``manage.py tiderace_relay`` does anyway."""
 
-    relay_poll: float = 0.1
+    relay_poll: _Positive = 0.1
     """Seconds between two queries of an outbox that is empty.
 
     Rows that this process has committed are relayed at once, those of other processes
@@ -240,7 +222,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     False, as in Channels: a socket keeps the user it was opened with.
     """
 
-    revalidate_interval: float = 300.0
+    revalidate_interval: _Positive = 300.0
     """Seconds between two checks of all connected users, for changes without a signal."""
 
     trusted_proxies: int | tuple[str, ...] = 0
@@ -272,13 +254,6 @@ def validate(values: Mapping[str, Any]) -> Settings:
         validated = msgspec.convert(dict(values), Settings)
     except msgspec.ValidationError as error:
         raise UnknownSetting(_problem(values, str(error))) from None
-    for wanted, is_in_range, keys in _RANGES:
-        for key in keys:
-            value = getattr(validated, key)
-            if value is not None and not is_in_range(value):
-                raise UnknownSetting(
-                    f"TIDERACE[{key.upper()!r}] is {value}; use {wanted}"
-                )
     if validated.presence_ttl < 2 * validated.presence_refresh:
         raise UnknownSetting(
             f"TIDERACE['PRESENCE_TTL'] is {validated.presence_ttl}, less than twice "
@@ -307,6 +282,10 @@ def _problem(values: Any, error: str) -> str:
         values = values[key] if key else values[int(index)]
     if _SECRETS.isdisjoint(key for key, _ in parts):
         name += f" is {reprlib.repr(values)}"
+    if outside := _RANGE.fullmatch(text):
+        limit = f"{float(outside[2]):g}"
+        wanted = f"{limit} or more" if outside[1] == ">=" else f"more than {limit}"
+        return f"{name}; use {wanted}"
     return f"{name}: {text[0].lower()}{text[1:]}"
 
 
