@@ -35,6 +35,7 @@ from tiderace.layers.names import CLUSTER_GROUP, group_name
 from tiderace.layers.stats import LayerStats, ProcessStats
 from tiderace.runtime.connections import process_connections
 from tiderace.runtime.forks import after_fork, keep_alive
+from tiderace.runtime.futures import call_soon
 from tiderace.runtime.lifespan import on_shutdown
 from tiderace.runtime.tasks import TaskGroup
 
@@ -114,8 +115,7 @@ class _Question:
 
     def add_soon(self, process: str, answer: Any) -> None:
         """Add an answer, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the asker's loop is closed
-            self._loop.call_soon_threadsafe(self._add, process, answer)
+        call_soon(self._loop, self._add, process, answer)
 
     def _add(self, process: str, answer: Any) -> None:
         self.answers[process] = answer
@@ -310,9 +310,7 @@ class Cluster:
 
     def _reconnected(self) -> None:
         # Called in the loop of the layer.
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # that loop is closed
-                self._loop.call_soon_threadsafe(_call_all, _reconnect_hooks)
+        call_soon(self._loop, _call_all, _reconnect_hooks)
 
     async def _read(self, channel: str) -> None:
         """Handle the messages of a channel, for a layer without streams."""

@@ -29,6 +29,7 @@ from tiderace.runtime.connections import (
     OpenConnection,
     process_connections,
 )
+from tiderace.runtime.futures import call_soon
 from tiderace.security.bearer import CLOSE_FORBIDDEN
 from tiderace.topics.client.client import TopicClient
 
@@ -171,10 +172,7 @@ def _call_soon(opened: OpenConnection, act: Callable[[], object]) -> None:
         except Exception:
             logger.exception("%r could not be ended", opened.connection)
 
-    try:
-        opened.loop.call_soon_threadsafe(safely)
-    except RuntimeError:
-        return  # the loop is closed, and so is the connection
+    call_soon(opened.loop, safely)
 
 
 def _described() -> list[tuple[OpenConnection, DescribedConnection]]:

@@ -16,6 +16,7 @@ from tiderace import metrics
 from tiderace.outbox.lease import CHECK, RENEWAL, Lease
 from tiderace.outbox.publisher import OutboxPublisher, Results
 from tiderace.outbox.rows import OutboxRow, OutboxRows, Statistics
+from tiderace.runtime.futures import call_soon
 from tiderace.runtime.tasks import TaskGroup
 
 P = ParamSpec("P")
@@ -81,9 +82,7 @@ class Relay:
 
     def wake(self) -> None:
         """Query the rows now; may be called from any thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # that loop is closed
-                self._loop.call_soon_threadsafe(self._woken.set)
+        call_soon(self._loop, self._woken.set)
 
     async def run(self) -> None:
         """Relay while this process holds the lease, until cancelled."""

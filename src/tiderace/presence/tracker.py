@@ -17,6 +17,7 @@ from tiderace.presence.entries import LocalEntries
 from tiderace.presence.member_reader import MemberReader
 from tiderace.presence.schedule import PresenceSchedule
 from tiderace.presence.store import Member, PresenceStats, PresenceStore
+from tiderace.runtime.futures import call_soon
 from tiderace.runtime.tasks import TaskGroup, WorkerPool
 
 logger = logging.getLogger("tiderace.topics")
@@ -161,9 +162,7 @@ class PresenceTracker:
 
         May be called in any thread.
         """
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # that loop is closed
-                self._loop.call_soon_threadsafe(self._schedule.retry_refresh)
+        call_soon(self._loop, self._schedule.retry_refresh)
 
     async def close(self, *, timeout: float = 5.0) -> None:
         """Remove all connections of this process, and announce the leaves.

@@ -7,7 +7,6 @@ periodically all of them, since not every change sends a signal.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import logging
@@ -32,6 +31,7 @@ from tiderace.revocation.account_state import (
 )
 from tiderace.revocation.registrations import Registration, Registrations
 from tiderace.runtime import threads
+from tiderace.runtime.futures import call_soon
 
 __all__ = ["RevocationWatcher", "announcement"]
 
@@ -157,8 +157,7 @@ class RevocationWatcher:
 
     def receive(self, message: dict[str, Any]) -> None:
         """Handle an ``announcement``; may be called from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._on_announcement, message)
+        call_soon(self._loop, self._on_announcement, message)
 
     async def close(self) -> None:
         """Stop watching all connections, and end the task."""

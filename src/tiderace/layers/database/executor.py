@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import logging
 import random
 import threading
@@ -27,6 +26,7 @@ from tiderace.layers.database.vendor import (
     Vendor,
 )
 from tiderace.runtime.forks import after_fork, around_fork, keep_alive
+from tiderace.runtime.futures import call_soon
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -436,9 +436,8 @@ def _finish(batch: list[_Operation], results: list[Any]) -> None:
     for loop, finished in by_loop.items():
         if loop is None:
             _set_results(finished)
-            continue
-        with contextlib.suppress(RuntimeError):  # that loop is closed
-            loop.call_soon_threadsafe(_set_results, finished)
+        else:
+            call_soon(loop, _set_results, finished)
 
 
 def _set_results(finished: list[tuple[Any, Any]]) -> None:

@@ -7,12 +7,12 @@ another process has ended it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from tiderace import cluster
+from tiderace.runtime.futures import call_soon
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.growing.feed import ENDED, WANTED
 
@@ -59,8 +59,7 @@ class _Writers:
         """Call a method of the writers that a control message is for, in their loops."""
         for writer in list(self._by_message.get((payload["topic"], payload["id"]), ())):
             if writer.token != payload.get("but"):
-                with contextlib.suppress(RuntimeError):  # its loop is closed
-                    writer.loop.call_soon_threadsafe(method, writer)
+                call_soon(writer.loop, method, writer)
 
 
 process_writers = _Writers()
