@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
@@ -26,6 +27,26 @@ def call_soon(
     if loop is not None:
         with contextlib.suppress(RuntimeError):  # it is closed
             loop.call_soon_threadsafe(function, *args)
+
+
+def fulfil(
+    future: Future[T], function: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> None:
+    """Give a future the result of a call, or its exception, unless it was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*args, **kwargs)
+    except StopIteration as error:
+        # As in a coroutine. Before Python 3.12 a future of asyncio refuses it, and what
+        # awaits the call would wait for ever.
+        raised = RuntimeError(f"sync code raised {error!r}")
+        raised.__cause__ = error
+        future.set_exception(raised)
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 async def wait_future(future: Future[None]) -> None:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
 from tiderace import conf
 from tiderace.runtime.forks import after_fork
+from tiderace.runtime.futures import fulfil
 from tiderace.runtime.socket_databases import SocketDatabases
 
 T = TypeVar("T")
@@ -214,23 +216,7 @@ class ConnectionThread:
     ) -> Future[T]:
         """Run ``function`` in this connection's thread."""
         future: Future[T] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = function(*args, **kwargs)
-            except StopIteration as error:
-                # As in a coroutine. Before Python 3.12 a future of asyncio refuses it,
-                # and what awaits the job would wait for ever.
-                raised = RuntimeError(f"sync code raised {error!r}")
-                raised.__cause__ = error
-                future.set_exception(raised)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
+        job = partial(fulfil, future, function, *args, **kwargs)
         with self._lock:
             if self._jobs is None:
                 self._jobs, self._databases = [], SocketDatabases()

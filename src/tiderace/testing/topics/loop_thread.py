@@ -6,11 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync
 
+from tiderace.runtime.futures import fulfil
 from tiderace.runtime.lifespan import process_lifespan
 
 T = TypeVar("T")
@@ -28,17 +30,7 @@ class _CallerExecutor(Executor):
         """Queue a call for the thread that waits, or that will wait next."""
         future: Future[T] = Future()
 
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._jobs.put(job)
+        self._jobs.put(partial(fulfil, future, function, *args, **kwargs))
         return future
 
     def run_until(self, done: Future[T]) -> T:
