@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tiderace.history import Publication
@@ -17,44 +18,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tiderace.topics")
 
 
-class JSONLinesCodec(JSONCodec):
-    """JSON lines in ASCII, each with its line break, for a response that is read in chunks.
-
-    A client may decode chunk by chunk, which breaks a character whose bytes are in two
-    chunks; npm's ``centrifuge`` has done that.
-    """
+class _WrappingCodec(JSONCodec):
+    """JSON for a response in parts: ``wrap`` makes a frame a part that ends by itself."""
 
     separator = b""
 
+    def __init__(self, wrap: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._wrap = wrap
+
     def encode(self, reply: Reply) -> bytes:
-        return _as_line(super().encode(reply))
+        return self._wrap(super().encode(reply))
 
     def encode_publication(
         self, channel: str, publication: Publication, *, offsets: bool
     ) -> bytes:
-        return _as_line(
+        return self._wrap(
             super().encode_publication(channel, publication, offsets=offsets)
         )
-
-
-class EventsCodec(JSONCodec):
-    """Each frame as the ``data`` of one server-sent event."""
-
-    separator = b""
-
-    def encode(self, reply: Reply) -> bytes:
-        return _as_event(super().encode(reply))
-
-    def encode_publication(
-        self, channel: str, publication: Publication, *, offsets: bool
-    ) -> bytes:
-        return _as_event(
-            super().encode_publication(channel, publication, offsets=offsets)
-        )
-
-
-LINES = JSONLinesCodec()
-EVENTS = EventsCodec()
 
 
 def protobuf(wanted: str) -> ProtobufCodec | None:
@@ -76,6 +57,11 @@ def protobuf(wanted: str) -> ProtobufCodec | None:
 
 
 def _as_line(frame: bytes) -> bytes:
+    """Return a frame in ASCII, with its line break.
+
+    A client may decode chunk by chunk, which breaks a character whose bytes are in two
+    chunks; npm's ``centrifuge`` has done that.
+    """
     frame = _in_one_line(frame)
     if not frame.isascii():
         frame = frame.decode().encode("ascii", "tiderace.json")
@@ -83,6 +69,7 @@ def _as_line(frame: bytes) -> bytes:
 
 
 def _as_event(frame: bytes) -> bytes:
+    """Return a frame as the ``data`` of one server-sent event."""
     return b"data: " + _in_one_line(frame) + b"\n\n"
 
 
@@ -100,3 +87,6 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("tiderace.json", _escaped)
+
+LINES = _WrappingCodec(_as_line)
+EVENTS = _WrappingCodec(_as_event)
