@@ -1,4 +1,4 @@
-"""Make ``tiderace/protocol/client_messages.py`` of ``spec/client.proto``.
+"""Make ``tiderace/protocol/client_messages.bin`` of ``spec/client.proto``.
 
     uv run --with grpcio-tools scripts/make_client_messages.py
 
@@ -8,41 +8,16 @@ runtimes of a few years only, and puts its names where other packages put theirs
 
 from __future__ import annotations
 
-import base64
 import hashlib
+import re
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "spec" / "client.proto"
-TARGET = ROOT / "src" / "tiderace" / "protocol" / "client_messages.py"
-
-MODULE = '''"""The messages of ``spec/client.proto``, compiled; made by scripts/make_client_messages.py.
-
-``protocol.protobuf`` loads them.
-"""
-
-from __future__ import annotations
-
-import base64
-
-__all__ = ["MESSAGES", "PACKAGE", "SOURCE_SHA256"]
-
-PACKAGE = "centrifugal.centrifuge.protocol"
-
-SOURCE_SHA256 = "{digest}"
-"""The digest of the file from which this module was generated."""
-
-# A FileDescriptorProto.
-MESSAGES = base64.b64decode(
-    """
-{body}
-    """
-)
-'''
+MODULE = ROOT / "src" / "tiderace" / "protocol" / "client_messages.py"
 
 
 def compiled(source: Path) -> bytes:
@@ -68,11 +43,11 @@ def compiled(source: Path) -> bytes:
 
 
 def main() -> None:
-    """Write the module."""
-    text = base64.b64encode(compiled(SOURCE)).decode()
-    body = textwrap.indent("\n".join(textwrap.wrap(text, 84)), "    ")
+    """Write the compiled messages, and the digest of their source into the module."""
+    MODULE.with_suffix(".bin").write_bytes(compiled(SOURCE))
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    TARGET.write_text(MODULE.format(digest=digest, body=body))
+    module = re.sub(r'(?<=SOURCE_SHA256 = ")\w+', digest, MODULE.read_text())
+    MODULE.write_text(module)
 
 
 if __name__ == "__main__":
