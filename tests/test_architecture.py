@@ -144,8 +144,6 @@ INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {
     ("tiderace.management.commands.tiderace_relay", "tiderace.outbox"): APPS,
     ("tiderace.testing.topics.testbed", "tiderace.outbox"): APPS,
     ("tiderace.auth", "django.contrib.auth.models"): APPS,
-    ("tiderace.security.bearer", "django.contrib.auth.models"): APPS,
-    ("tiderace.topics.identity", "django.contrib.auth.models"): APPS,
     ("tiderace.consumer", "django.apps"): SETTINGS,
     ("tiderace.consumer", "django.contrib.auth.models"): APPS,
     ("tiderace.__main__", "tiderace.demo.serve"): NO_UVICORN,

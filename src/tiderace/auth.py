@@ -67,15 +67,15 @@ def get_user(scope: Scope) -> User:
         user_id = _get_user_session_key(session)
         backend_path = session[BACKEND_SESSION_KEY]
     except KeyError:
-        return _anonymous()
+        return anonymous_user()
     if backend_path not in settings.AUTHENTICATION_BACKENDS:
-        return _anonymous()
+        return anonymous_user()
     user: User | None = load_backend(backend_path).get_user(user_id)
     if user is None:
-        return _anonymous()
+        return anonymous_user()
     if hasattr(user, "get_session_auth_hash") and not _verified(scope, session, user):
         session.flush()
-        return _anonymous()
+        return anonymous_user()
     return user
 
 
@@ -141,11 +141,14 @@ def logout(scope: Scope) -> None:
     if key:
         session_ended.send(sender=type(session), session_key=key)
     if "user" in scope:
-        scope["user"] = _anonymous()
+        scope["user"] = anonymous_user()
 
 
-def _anonymous() -> AnonymousUser:
-    # The model needs a loaded app registry, which importing this module must not.
+def anonymous_user() -> AnonymousUser:
+    """Return a new anonymous user.
+
+    The model needs a loaded app registry, which importing a module must not.
+    """
     from django.contrib.auth.models import AnonymousUser
 
     return AnonymousUser()
@@ -243,7 +246,9 @@ class AuthMiddleware(ScopeMiddleware):
     async def resolve_scope(self, scope: Scope) -> None:
         """Look the user up; override it to do so in another way."""
         if _is_placeholder(scope["user"]):
-            user = _anonymous() if _is_new(scope["session"]) else await get_user(scope)
+            user = (
+                anonymous_user() if _is_new(scope["session"]) else await get_user(scope)
+            )
             fill_lazy(scope["user"], user)
 
     async def adapt(self, scope: Scope, send: Send) -> tuple[Scope, Send]:

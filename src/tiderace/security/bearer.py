@@ -29,6 +29,7 @@ from tiderace.asgi import (
     websocket_accept,
     websocket_close,
 )
+from tiderace.auth import anonymous_user
 from tiderace.exceptions import TokenInvalid
 from tiderace.runtime.tasks import wait_in_time
 from tiderace.security.credentials import ConnectionToken, read_connection_token
@@ -260,10 +261,7 @@ class TokenAuthMiddleware(TicketAuthMiddleware):
             )
         auth = read_connection_token(text.removeprefix(TOKEN_PREFIX))
         if not auth.user_id:
-            # Needs a loaded app registry, which this module's import must not.
-            from django.contrib.auth.models import AnonymousUser
-
-            return AnonymousUser(), auth
+            return anonymous_user(), auth
         user = await find_user(auth.user_id)
         if user is None:
             raise TokenInvalid("the token's user is gone or inactive")

@@ -11,6 +11,7 @@ from django.utils.functional import empty
 
 from tiderace import conf
 from tiderace.asgi import Scope, unwrap_lazy
+from tiderace.auth import anonymous_user
 from tiderace.db import database_sync_to_async
 from tiderace.exceptions import TokenInvalid
 from tiderace.json_compat import to_json
@@ -60,13 +61,6 @@ class TokenUser:
         return hash(self.pk)
 
 
-def _anonymous_user() -> Any:
-    # The import needs a loaded app registry.
-    from django.contrib.auth.models import AnonymousUser
-
-    return AnonymousUser()
-
-
 class Grant(msgspec.Struct, frozen=True):
     """A permission to subscribe to a topic that a token, or the server, gives."""
 
@@ -85,7 +79,7 @@ _NO_GRANTS: Mapping[str, Grant] = MappingProxyType({})
 class Identity(msgspec.Struct, frozen=True):
     """The user of a connection, and the other claims of its token."""
 
-    user: Any = msgspec.field(default_factory=_anonymous_user)
+    user: Any = msgspec.field(default_factory=anonymous_user)
     user_id: str = ""
     """The primary key as text; empty for an anonymous user."""
     info: str | None = None
@@ -167,7 +161,7 @@ def _pk(user: Any) -> Any:
 
 async def _user(user_id: str) -> Any:
     if not user_id:
-        return _anonymous_user()
+        return anonymous_user()
     if conf.current().topics.users == "claims":
         return TokenUser(user_id)
     user = await find_user(user_id)
