@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import cache
 from typing import Any
 
 from asgiref.sync import markcoroutinefunction
@@ -163,7 +164,7 @@ class TopicsEndpoint(TopicHooks):
             return outer
         missing = self.allow_missing_origin
         if self.allowed_origins is None:
-            return AllowedHostsOriginValidator(_no_application, allow_missing=missing)
+            return _same_origin(missing)
         validator = OriginValidator(
             _no_application, self.allowed_origins, allow_missing=missing
         )
@@ -188,6 +189,12 @@ def _unacceptable(scope: Scope) -> str | None:
 
 async def _no_application(scope: Scope, receive: Receive, send: Send) -> None:
     """Do nothing: the application of a validator used for its decision alone."""
+
+
+@cache
+def _same_origin(allow_missing: bool) -> OriginValidator:
+    """Return one validator for all connections: it reads ``ALLOWED_HOSTS`` each time."""
+    return AllowedHostsOriginValidator(_no_application, allow_missing=allow_missing)
 
 
 _API = "api"
