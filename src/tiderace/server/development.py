@@ -154,7 +154,7 @@ class DevelopmentServer:
             application,
             http=HttpProtocol,
             ws=WebSocketProtocol,
-            # Not supported by the class, which would log that.
+            # WebSocketProtocol does not compress, and would log that it was asked to.
             ws_per_message_deflate=False,
             ws_ping_interval=self.options.ping_interval,
             ws_ping_timeout=self.options.ping_timeout,

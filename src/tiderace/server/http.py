@@ -50,10 +50,10 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     """
 
     head_timeout: ClassVar[float] = float(os.environ.get("TIDERACE_HEAD_TIMEOUT") or 20)
-    """Seconds in which a client has to send the head of a request; at most twice as many
-    and one pass until it is cut."""
+    """Seconds in which a client has to send the head of a request. It is cut after at most
+    twice this time and a second."""
 
-    # Of the response, while the application writes finished parts.
+    # The writer of a response whose finished parts the application writes.
     parts: ServerPartWriter | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:

@@ -23,7 +23,7 @@ _CONTROL = 0x08
 _WHOLE_TEXT = FINAL | TEXT
 _WHOLE_BINARY = FINAL | BINARY
 
-# The parser pauses after so many fragments and control frames, which fill no queue.
+# The parser pauses after this many fragments and control frames, which fill no queue.
 _MAX_PARTS: Final = 256
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")

@@ -75,7 +75,7 @@ class ResponseParts:
             return None
         cycle = protocol.cycle
         if (
-            # Of a request that the client has sent before this response has ended.
+            # The client may have sent another request before this response has ended.
             cycle.scope["extensions"].get("tiderace.parts") is not self
             or not cycle.response_started
             or not cycle.chunked_encoding

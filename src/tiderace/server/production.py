@@ -69,7 +69,7 @@ def _listen_at(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(str(path))
-        # As uvicorn does: the folder decides.
+        # As in uvicorn: the permissions of the folder decide who may connect.
         path.chmod(0o666)
     except OSError:
         listener.close()
@@ -99,7 +99,7 @@ def serve(
         workers=workers,
         http=HttpProtocol,
         ws=WebSocketProtocol,
-        # Not supported by the class, which would log that.
+        # WebSocketProtocol does not compress, and would log that it was asked to.
         ws_per_message_deflate=False,
         ws_max_size=max_message_size,
         timeout_graceful_shutdown=_GRACEFUL_TIMEOUT,

@@ -50,7 +50,7 @@ on_startup(freeze)
 # of topics come every 25 s, and uvicorn's every 20 s.
 _PING_SHARE = 1.25
 
-# Of extensions; one for all sockets.
+# The value of an extension without options; all sockets share this dict.
 _NO_OPTIONS: dict[str, Any] = {}
 
 # The states: reading the opening request; waiting for the application; sending its own

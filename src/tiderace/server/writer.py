@@ -50,7 +50,7 @@ class _SharedQueue:
     ) -> None:
         self.frames = frames
         self.size = size
-        # In the order of writing, those that have left included.
+        # The sockets in the order of writing, including those that have left.
         self.members = members
         # How many of ``members`` were written to or skipped; how many share the queue.
         self.reached = 0
@@ -212,7 +212,7 @@ class WriteScheduler:
                 if len(each._frames) == 1 and not each.congested and not each._closed:
                     frame = each._frames.pop()
                     each._size = 0
-                    # Before the write, in which the transport may say that it is full.
+                    # Set before the write, during which the transport may call pause_writing().
                     each._queue = self
                     each._transport.write(frame)
                 elif each._queue is None:
@@ -230,7 +230,7 @@ class WriteScheduler:
             if each._queue is not shared:
                 continue  # it has left
             served += 1
-            # Before the write, in which the transport may say that it is full.
+            # Set before the write, during which the transport may call pause_writing().
             each._queue = self
             try:
                 each._transport.write(data)
