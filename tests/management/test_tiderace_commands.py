@@ -313,7 +313,7 @@ def test_a_layer_in_memory_causes_a_warning(memory_layer):
     with Tail("tea", count=1) as tail:
         memory_layer.sync.group_send("tea", {"type": "x"})
 
-    assert "what other processes send does not come here" in tail.errors.getvalue()
+    assert "messages of other processes do not arrive" in tail.errors.getvalue()
 
 
 def test_an_illegal_group_cannot_be_tailed(memory_layer):

@@ -199,7 +199,7 @@ class Command(DjangoRunserver):
             prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
             scheme = self.protocol.replace("http", "ws")
             self._print_routes(f"{scheme}://{host}:{server_port}{prefix}")
-            # Beside the server, since it takes as long as a broker is waited for.
+            # In a thread, since it waits for a broker that is away.
             threading.Thread(target=self.report_layers, daemon=True).start()
 
     def report_layers(self) -> None:

@@ -50,7 +50,7 @@ class Command(LayerCommand):
             data = json.loads(text)
         except ValueError as error:
             raise CommandError(
-                f"that is no JSON: {error}. Quote it for the shell, as in "
+                f"the data is not JSON: {error}. Quote it for the shell, as in "
                 '\'{"text": "hello"}\'.'
             ) from error
         try:

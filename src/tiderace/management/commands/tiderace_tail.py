@@ -51,8 +51,7 @@ class Command(LayerCommand):
         if isinstance(layer, InMemoryChannelLayer):
             self.stderr.write(
                 self.style.WARNING(
-                    "this layer is in memory: what other processes send does not come "
-                    "here"
+                    "this layer is in memory: messages of other processes do not arrive"
                 )
             )
         group = topic_group(options["group"]) if options["topic"] else options["group"]
@@ -84,7 +83,7 @@ class Command(LayerCommand):
 
 
 def _escaped(text: str) -> str:
-    """Return JSON with what a client could control a terminal by (C1 codes) escaped."""
+    """Return JSON with the characters escaped that control a terminal (C1 codes)."""
     return "".join(
         each
         if each.isprintable()

@@ -41,7 +41,7 @@ class Command(LayerCommand):
             type=float,
             default=2.0,
             metavar="SECONDS",
-            help="Seconds between two looks (default: 2, as processes report).",
+            help="Seconds between two refreshes (default: 2, as processes report).",
         )
         parser.add_argument(
             "--groups",
@@ -78,8 +78,8 @@ class Command(LayerCommand):
             )
         if layer_attribute(layer, "stats_here") is None:
             raise CommandError(
-                f"{type(layer).__name__} is a layer of another project and tells "
-                "nothing of its processes"
+                f"{type(layer).__name__} is a layer of another project and has no "
+                "statistics of its processes; use a layer of tiderace.layers"
             )
         return layer
 
