@@ -134,7 +134,7 @@ class TopicClient:
 
     async def open(self) -> TopicClient:
         """Connect and subscribe."""
-        self._task = asyncio.create_task(self._live())
+        self._task = asyncio.create_task(self._run())
         async with asyncio.timeout(30):
             await self.subscribed.wait()
         return self
@@ -151,7 +151,7 @@ class TopicClient:
         if self.socket is not None and not self.socket.closed:
             self.socket.close()
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         while not self.ended:
             self._closed = asyncio.get_running_loop().create_future()
             try:
@@ -160,7 +160,7 @@ class TopicClient:
                 )
                 self._send({"id": 1, "connect": self._connect}, self._subscribe())
                 await self._closed
-                self._judge(self.socket)
+                self._record_close(self.socket)
             except Refused as refusal:
                 self.codes[refusal.status] += 1
             except (OSError, TimeoutError):
@@ -169,7 +169,7 @@ class TopicClient:
             self._left = self._left or time.monotonic()
             await asyncio.sleep(self._delay())
 
-    def _judge(self, socket: WebSocket) -> None:
+    def _record_close(self, socket: WebSocket) -> None:
         code = socket.code or 1006
         self.codes[code] += 1
         if 3500 <= code < 4000 or 4500 <= code < 5000:

@@ -103,7 +103,7 @@ class Row:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    """Other promises that were broken."""
+    """Other requirements that were not met."""
     skipped: str = ""
     """Why the drill did not run."""
 
@@ -118,9 +118,9 @@ class Row:
             or self.failures
         )
 
-    def require(self, promise: object, failure: str) -> None:
-        """Record ``failure`` unless ``promise`` is true."""
-        if not promise:
+    def require(self, condition: object, failure: str) -> None:
+        """Record ``failure`` unless ``condition`` is true."""
+        if not condition:
             self.failures.append(failure)
 
 

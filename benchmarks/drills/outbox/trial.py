@@ -116,7 +116,7 @@ class _Trial:
             await kill()
 
     async def _until_made(self, transactions: float) -> None:
-        """Wait until so many transactions were about to end."""
+        """Wait until this many transactions were about to end."""
         files = [self._record(writer) for writer in range(1, WRITERS + 1)]
         await until(
             lambda: sum(map(count_records, files)) >= transactions,
