@@ -38,7 +38,7 @@ _SIMILAR = 0.85
 _DYNAMIC = frozenset({"*", "__getattr__", "exec", "globals", "setattr", "vars"})
 # The first uvicorn whose default WebSocket protocol has write flow control.
 _UVICORN = (0, 52, 1)
-# By name: the import is slow, and most processes serve nothing.
+# Names and not classes: the imports are slow, and most processes serve nothing.
 _RUNSERVER = "tiderace.management.commands.runserver"
 _DATABASE_LAYER = "tiderace.layers.database.layer"
 # The annotations of numbers, as constructor_options() returns them.

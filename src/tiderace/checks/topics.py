@@ -170,7 +170,7 @@ def _bases() -> Iterator[type[Any]]:
 def _of_the_project(base: type[Any]) -> Iterator[type[Any]]:
     for cls in dict.fromkeys(subclasses(base)):
         module = sys.modules.get(cls.__module__)
-        # Not those of functions, and not those that a reload has replaced.
+        # Leave out classes defined in functions, and those that a reload has replaced.
         is_current = getattr(module, cls.__qualname__, None) is cls
         if is_current and not cls.__module__.startswith("tiderace."):
             yield cls

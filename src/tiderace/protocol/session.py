@@ -82,7 +82,7 @@ class Subscription:
         self.joins = False
         # What came before the reply was sent; None after that.
         self.buffered: list[Publication | Push] | None = []
-        # Of the last publication that was passed on; None without a history.
+        # The position of the last publication passed on; None without a history.
         self.position: Position | None = None
 
     @property

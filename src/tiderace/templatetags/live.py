@@ -92,7 +92,8 @@ class LiveNode(Node):
         }
         for topic in topics:
             declared.resolve(topic)
-        # Before the content reads the data: what changes from now on comes as well.
+        # The positions are read before the content reads the data, so that no change in
+        # between is missed.
         places = _positions(topics) if options["since"] is None else options["since"]
         identifier = options["id"] or re.sub(r"\s", "_", f"live-{'-'.join(topics)}")
         _claim(context, identifier)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tiderace.protocol.protobuf import ProtobufCodec
 
 TIMEOUT = 5.0
-"""Seconds that a client waits by default for what it is to receive; only a test that
-fails waits so long."""
+"""Seconds that a client waits by default for what it is to receive. Only a test that fails
+waits this long."""
 
 # Seconds for the reply to a command; long, since a hook may be in a debugger.
 _REPLY_TIMEOUT = 60.0

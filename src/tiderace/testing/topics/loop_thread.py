@@ -106,6 +106,6 @@ class LoopThread:
 
 async def _shut_down() -> None:
     for hook in reversed(process_lifespan.shutdown):
-        # Not those of the project, whose hooks of the start have not run either.
+        # The hooks of the project are left out, since its start hooks have not run either.
         if hook.__module__.partition(".")[0] == "tiderace":
             await hook()

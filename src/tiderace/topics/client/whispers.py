@@ -69,6 +69,6 @@ async def _allow(
 
 
 def _bucket(context: ClientContext, topic: Topic) -> TokenBucket:
-    # Of the connection, not of the subscription: a new one would have a full bucket.
+    # The bucket belongs to the connection: that of a new subscription would be full.
     rate = topic.whispers if isinstance(topic.whispers, str) else _DEFAULT_RATE
     return context.rate_limit(Action.WHISPER, topic, rate)

@@ -85,7 +85,7 @@ class HttpExchange:
         self.send = send
         self.method: str = scope["method"]
         self._cors: list[tuple[bytes, bytes]] = []
-        # Of an endless response that has begun, where the server has one.
+        # The server's writer, if it has one, of an endless response that has begun.
         self.writer: PartWriter | None = None
 
     # The request
