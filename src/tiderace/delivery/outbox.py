@@ -19,7 +19,8 @@ class FrameWriter(Protocol):
 
     on_text: Callable[[str], bool] | None
     """Called with each text message of the client, before it is queued for ``receive``;
-    it is not queued where this returns True. For pongs, which are worth no task's step."""
+    it is not queued where this returns True. Pongs are handled so, without waking the
+    connection's task."""
 
     def text_frame(self, payload: bytes) -> bytes:
         """Return a text message as a frame for any socket."""

@@ -60,7 +60,7 @@ class BatchListener(Listener, Protocol):
         """Deliver ``publication`` to ``listeners``; called instead of ``on_publication``."""
 
 
-# Listeners, and their ``dispatch``; None for those that get publications one by one.
+# Listeners of one class with its ``dispatch``; None if they get publications one by one.
 _Batch: TypeAlias = tuple[Any, list[Listener]]
 
 

@@ -12,4 +12,4 @@ _generator = random.Random()  # noqa: S311
 after_fork(_generator.seed)
 
 random_bytes = _generator.randbytes
-"""Returns so many random bytes, which an observer may be able to predict."""
+"""Returns a number of random bytes, which an observer may be able to predict."""

@@ -149,7 +149,7 @@ class StreamCursors:
                 position = cursor.position
                 if position is None:
                     if cursor.broker.delivers_earlier:
-                        # Fetched again after the position, if it was sent after it.
+                        # If it was sent after the position, it is fetched again.
                         cursor.is_behind = True
                         return
                     cursor.position = item.position

@@ -14,7 +14,7 @@ from tiderace.layers.local import LocalChannels
 from tiderace.layers.stats import ProcessStats
 
 _INTERVAL = 2.0  # seconds between two reports
-_INTERVAL_FACTOR = 200  # the interval is at least so many times a report's duration
+_INTERVAL_FACTOR = 200  # the interval is at least this many times a report's duration
 _TOP = 20  # the largest groups, which a report lists with their size
 
 

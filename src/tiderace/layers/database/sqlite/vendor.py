@@ -108,7 +108,7 @@ class SqliteVendor:
 def _beside(name: str) -> Path:
     """Return the layer's file for a database of the site."""
     if name == ":memory:" or name.startswith("file:") or not name:
-        # Only this process, and those it forks, have that database: as in tests.
+        # A database in memory, as in tests: only this process and its forks have it.
         folder = Path(tempfile.mkdtemp(prefix="tiderace-"))
         # At the end of a worker of multiprocessing too, where atexit calls nothing, and
         # not at the end of a child that has the folder from its parent.
