@@ -160,7 +160,8 @@ class ProtocolTypeRouter:
                 raise
             return await error.answer()
         except SystemExit as raised:
-            # Of middleware or a consumer's constructor; handlers have their own errors.
+            # Raised by middleware or a consumer's constructor; HandlerCaller handles those
+            # of handlers.
             raise as_error(raised) from raised
         finally:
             if kind == "http":

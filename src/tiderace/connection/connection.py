@@ -46,8 +46,8 @@ from tiderace.runtime.sync_bridge import callable_in_threads
 from tiderace.runtime.tasks import as_error
 
 UNANSWERED_AFTER = 3.0
-"""Seconds after ``connect()`` in which a consumer may accept or close the socket, until a
-warning while ``DEBUG`` is on."""
+"""Seconds after ``connect()`` without an accept or a close, after which a warning is logged
+while ``DEBUG`` is on."""
 
 # Events that change the state of the connection, each with the exceptions of its handler
 # that are raised without ``on_error``.
@@ -276,7 +276,7 @@ class Connection:
         elif last is not None and last["type"] == "http.disconnect":
             await asyncio.wait([taken], timeout=0)
             if not taken.done():
-                # Beside the handler of the request, which may be a stream.
+                # It runs while the handler of the request does, which may stream.
                 self._disconnected = True
                 self.background.spawn(self._disconnect_beside(last))
         await self._inbox.leave_groups(self._groups, self._log)

@@ -61,7 +61,7 @@ else:
 # handler waits for its consumer's task, so a chain of sends is no chain of calls.
 _running = False
 
-# One in so many handlers of layer messages is timed: reading the clock twice takes
+# One in this many handlers of layer messages is timed: reading the clock twice takes
 # little time, but so do most of these handlers.
 _SAMPLE = 64
 _unsampled = 0

@@ -48,7 +48,7 @@ class DeferredError:
 
 
 class EventReader:
-    """Reads a client some events ahead, or a layer without local delivery one item.
+    """Reads the events of a client, some ahead of the consumer, or a layer item by item.
 
     Attributes:
         last: the client's last event, once it was read.

@@ -189,7 +189,7 @@ def _read(file: Path) -> Snapshot:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Snapshot)
     except (FileNotFoundError, msgspec.DecodeError):
-        # Not written yet, or by another release.
+        # It is not written yet, or was written by another release.
         return Snapshot()
 
 

@@ -193,13 +193,14 @@ class OutboxPublisher:
                 try:
                     accepted = await self._publish(row)
                 except Exception as error:
-                    # After any error: later rows of the topic must not overtake this one.
+                    # Whatever the error is, later rows must not overtake this one.
                     pause = self._note_failure(row, error)
                     self._waiting.add(topic)
                     await asyncio.sleep(pause)
                     return
                 if accepted:
-                    # Not for a row that is set aside: the next one has waited as long.
+                    # A row that is set aside does not reset the tries of its topic: the
+                    # next row has waited as long.
                     self._failures.pop(topic, None)
         finally:
             self._waiting.discard(topic)
@@ -220,7 +221,7 @@ class OutboxPublisher:
         except ValueError as error:
             self._set_aside(row, error)
             return False
-        # Before the ``try``: a layer with wrong options raises TypeError too.
+        # Outside the ``try``, since a layer with wrong options raises TypeError too.
         layer_of(publication.topic)
         try:
             await self._publish_when_back(publication)
