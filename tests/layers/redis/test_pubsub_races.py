@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from support.clock import FakeClock
-from support.waiting import until
+from support.waiting import settle, until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
@@ -869,6 +869,74 @@ async def test_a_process_that_receives_is_ready_while_it_is_connected(layer, bro
     broker.mute = True
 
     assert not layer.ready
+
+
+class Listener:
+    """Records in which iteration of the loop each publication came."""
+
+    def __init__(self):
+        self.groups = set()
+        self.came = []
+        self.iteration = 0
+        self.counting = asyncio.create_task(self.count())
+
+    async def count(self):
+        while True:
+            self.iteration += 1
+            await asyncio.sleep(0)
+
+    def on_publication(self, group, publication):
+        self.came.append(self.iteration)
+
+    def on_gap(self, group):
+        self.came.append("gap")
+
+
+async def test_a_hundred_publications_to_listeners_come_in_one_iteration(layer, broker):
+    listener = Listener()
+    broker.append("room", message(0))
+    await layer.stream_subscribe("room", listener)
+    await settle()
+
+    burst = [broker.append("room", message(number)) for number in range(100)]
+    broker.arriving.put_nowait(burst)
+    await until(lambda: len(listener.came) == 100)
+
+    assert len(set(listener.came)) == 1
+    listener.counting.cancel()
+
+
+async def test_longer_bursts_of_publications_let_others_run_in_between(layer, broker):
+    listener = Listener()
+    broker.append("room", message(0))
+    await layer.stream_subscribe("room", listener)
+    await settle()
+
+    burst = [broker.append("room", message(number)) for number in range(300)]
+    broker.arriving.put_nowait(burst)
+    await until(lambda: len(listener.came) == 300)
+
+    assert max(map(listener.came.count, listener.came)) <= 128
+    listener.counting.cancel()
+
+
+async def test_a_burst_to_a_group_with_a_listener_and_a_consumer_fills_no_mailbox(
+    layer, broker
+):
+    broker.append("room", message(0))
+    listener, box = Listener(), await member(layer, "room")
+    await layer.stream_subscribe("room", listener)
+    await settle()
+
+    burst = [broker.append("room", message(number)) for number in range(100)]
+    broker.arriving.put_nowait(burst)
+    most = 0
+    for number in range(100):
+        assert (await box.get())["n"] == number
+        most = max(most, len(box))
+
+    assert most <= 32
+    listener.counting.cancel()
 
 
 async def test_a_malformed_message_to_the_inbox_is_dropped_and_the_next_arrives(

@@ -71,6 +71,10 @@ class GroupSubscriptions:
         """The number of groups that ``unsubscribe_idle`` has to check."""
         return len(self._released)
 
+    def has_listeners_only(self, group: str) -> bool:
+        """Return whether a group has listeners in this process, and no channel."""
+        return group in self._local.listeners and group not in self._local.hub.groups
+
     # Channels and listeners
 
     async def join(self, group: str, channel: str) -> None:
