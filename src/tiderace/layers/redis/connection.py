@@ -29,12 +29,6 @@ REFUSALS = (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError
 # Seconds until a health check that came late is repeated.
 _LATE_CHECK_DELAY = 0.01
 
-# Iterations of the event loop that a command waits for others, as long as each adds some.
-# With 200 clients in groups of their own this took a fifth of the server's time for a
-# message and a third of Redis' (November 2026, Python 3.11, uvloop); on an idle loop a
-# command waits for one iteration more.
-_MAX_WAIT = 2
-
 # Bytes of unread messages above which reading pauses. Messages then wait at the server,
 # which disconnects a client that falls far behind; what was missed is fetched afterwards.
 _MAX_UNREAD_SIZE = 32 * 1024 * 1024
@@ -76,7 +70,7 @@ class RedisConnection(asyncio.Protocol):
         self._parser = hiredis.Reader(
             protocolError=ConnectionLost, replyError=hiredis.ReplyError
         )
-        # Commands that are written together in one of the next iterations of the loop.
+        # Commands that are written together in the next iteration of the event loop.
         self._unwritten: list[bytes] = []
         # For each command when it was begun, and the future of its reply.
         self._replies: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -233,18 +227,10 @@ class RedisConnection(asyncio.Protocol):
             self._messages.append((channel, None))
 
     def _write(self, command: bytes) -> None:
-        """Send a command together with others of this and the next iterations."""
+        """Send a command together with others of this iteration of the event loop."""
         if not self._unwritten:
-            self._loop.call_soon(self._flush_or_wait, 0, _MAX_WAIT)
+            self._loop.call_soon(self._flush)
         self._unwritten.append(command)
-
-    def _flush_or_wait(self, before: int, iterations: int) -> None:
-        """Write the commands, unless more than ``before`` came and there is time to wait."""
-        count = len(self._unwritten)
-        if iterations and count > before:
-            self._loop.call_soon(self._flush_or_wait, count, iterations - 1)
-        else:
-            self._flush()
 
     def _flush(self) -> None:
         commands, self._unwritten = self._unwritten, []
