@@ -1,7 +1,7 @@
 """The command ``/tide <place> days <number>``: a worker writes the answer.
 
-It grows piece by piece in a topic, where every page sees it, also one that is reloaded meanwhile. When
-it has ended it is stored as a message of the room like any other.
+It grows piece by piece in a topic, where every page sees it, also one that is reloaded
+meanwhile. When it has ended it is stored as a message of the room like any other.
 """
 
 from __future__ import annotations
