@@ -1,4 +1,4 @@
-"""Prometheus: what one process tells, and what several behind one port tell together."""
+"""Prometheus: the metrics of one process, and the sums of several behind one port."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ async def test_gauges_of_layers_have_their_alias_as_label(scrape, monkeypatch):
     monkeypatch.setattr(channel_layers, "backends", {"second": layer, "other": None})
     await layer.group_add("tea", await layer.new_channel())
 
-    told = scrape()
+    exported = scrape()
 
-    assert told["tiderace_layer_groups", "second"] == 1
-    assert told["tiderace_layer_channels", "second"] == 1
-    assert ("tiderace_layer_groups", "other") not in told
+    assert exported["tiderace_layer_groups", "second"] == 1
+    assert exported["tiderace_layer_channels", "second"] == 1
+    assert ("tiderace_layer_groups", "other") not in exported
 
 
 async def test_the_view_answers_in_the_text_format():
@@ -109,9 +109,9 @@ async def test_the_view_answers_in_the_text_format():
 
     assert response.status_code == 200
     assert response["Content-Type"].startswith("text/plain; version=")
-    told = samples(response.content.decode())
-    assert ("tiderace_connections_open",) in told
-    assert any(name.startswith("python_") for name, *_ in told)
+    exported = samples(response.content.decode())
+    assert ("tiderace_connections_open",) in exported
+    assert any(name.startswith("python_") for name, *_ in exported)
 
 
 async def test_the_view_answers_in_open_metrics_on_request():
@@ -146,8 +146,8 @@ def test_a_second_registration_changes_nothing():
     register(collectors)
     register(collectors)
 
-    told = generate_latest(collectors)
-    assert told.count(b"# TYPE tiderace_messages_sent_total") == 1
+    exported = generate_latest(collectors)
+    assert exported.count(b"# TYPE tiderace_messages_sent_total") == 1
 
 
 # Adding up
@@ -201,12 +201,12 @@ def test_a_histogram_with_other_bounds_counts_in_the_next_larger_bucket(monkeypa
     collectors = CollectorRegistry()
     collectors.register(TideraceCollector())
 
-    told = samples(generate_latest(collectors).decode())
+    exported = samples(generate_latest(collectors).decode())
 
     bucket = f"tiderace_{name}_seconds_bucket"
-    assert told[bucket, "1.0"] == told[bucket, "10.0"] == 1
-    assert told[bucket, "60.0"] == told[bucket, "86400.0"] == 3
-    assert told[bucket, "+Inf"] == 6
+    assert exported[bucket, "1.0"] == exported[bucket, "10.0"] == 1
+    assert exported[bucket, "60.0"] == exported[bucket, "86400.0"] == 3
+    assert exported[bucket, "+Inf"] == 6
 
 
 # Several processes that share a folder
@@ -243,27 +243,27 @@ def other(tmp_path):
 
 def test_the_counters_of_another_process_are_exported_too(tmp_path, other):
     folder = Folder(tmp_path)
-    before = folder.here()
+    before = folder.own()
 
-    together = folder.together()
+    total = folder.total()
 
     sent, connections = "messages_sent", "connections_open"
-    assert together.counters[sent][""] == before.counters[sent][""] + 100
-    assert together.gauges[connections][""] == before.gauges[connections][""] + 7
+    assert total.counters[sent][""] == before.counters[sent][""] + 100
+    assert total.gauges[connections][""] == before.gauges[connections][""] + 7
 
 
 def test_the_counters_of_a_killed_process_stay_and_its_gauges_go(tmp_path, other):
     folder = Folder(tmp_path)
-    before = folder.here()
+    before = folder.own()
 
     other.kill()
     other.wait()
-    told = [folder.together() for _ in range(3)]
+    totals = [folder.total() for _ in range(3)]
 
-    for together in told:
+    for total in totals:
         sent, connections = "messages_sent", "connections_open"
-        assert together.counters[sent][""] == before.counters[sent][""] + 100
-        assert together.gauges[connections] == before.gauges[connections]
+        assert total.counters[sent][""] == before.counters[sent][""] + 100
+        assert total.gauges[connections] == before.gauges[connections]
     assert len(list(tmp_path.glob("*.lock"))) == 1
 
 
@@ -272,7 +272,7 @@ def test_a_file_that_cannot_be_read_counts_nothing(tmp_path, other):
     file.write_text('{"counters": "of another release"}')
     folder = Folder(tmp_path)
 
-    assert folder.together().counters == folder.here().counters
+    assert folder.total().counters == folder.own().counters
 
 
 FORKED = """
@@ -292,7 +292,7 @@ if child == 0:
     os.read(0, 1)
     os._exit(0)
 os.read(reading, 1)
-print(int(folder.together().counters["messages_sent"][""]))
+print(int(folder.total().counters["messages_sent"][""]))
 """
 
 
@@ -343,8 +343,8 @@ def test_two_workers_behind_one_port_export_their_sum(site):
         return samples(fetched(site, "metrics"))["tiderace_messages_sent_total",]
 
     # Whichever of them is asked.
-    told = {len(answers)}
-    wait_until(lambda: {sent() for _ in range(10)} == told, what="the sum of both")
+    expected = {len(answers)}
+    wait_until(lambda: {sent() for _ in range(10)} == expected, what="the sum of both")
 
     os.kill(int(answers[0]), signal.SIGKILL)
 

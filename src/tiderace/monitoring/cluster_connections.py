@@ -1,6 +1,6 @@
 """Lists the connections of every process, and ends those of a user or a topic everywhere.
 
-The processes list their connections only when they are asked.
+Each process lists its connections only for such a request.
 """
 
 from __future__ import annotations

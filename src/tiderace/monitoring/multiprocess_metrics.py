@@ -5,8 +5,8 @@ once a second, and the process that is scraped adds them up. The counters of pro
 that have ended stay in the sum, so that no counter ever falls. The metrics do not go
 over the layer's broker because they are needed most when it is away.
 
-A process holds a lock on a file of its own until it ends, in whatever way. So a process
-need not sign off, and the folder need not be emptied.
+A process holds a lock on a file of its own until it ends, in whatever way. So nothing has
+to be done when a process ends, and the folder need not be emptied.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger("tiderace.monitoring")
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _EVERY = 1.0  # seconds between two snapshots
-_GONE = "tiderace-gone.json"
+_ENDED = "tiderace-gone.json"
 _GUARD = "tiderace-gone.guard"
 
 
@@ -63,7 +63,7 @@ class Folder:
         self._begin(Snapshot())
 
     def _begin(self, inherited: Snapshot) -> None:
-        # The counts of a fork's parent, which the parent writes itself.
+        # The counts of the process that this one was forked from, which it writes itself.
         self._inherited = inherited
         name = f"tiderace-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._lock_file = self.path / f"{name}.lock"
@@ -82,7 +82,7 @@ class Folder:
         self._begin(inherited)
         self.keep_writing()
 
-    def here(self) -> Snapshot:
+    def own(self) -> Snapshot:
         """Return the measurements of this process."""
         snapshot = take()
         snapshot.add(self._inherited, -1)
@@ -90,7 +90,7 @@ class Folder:
 
     def write(self) -> None:
         """Write the measurements of this process into its file."""
-        _write(self._file, self.here())
+        _write(self._file, self.own())
 
     def keep_writing(self) -> None:
         """Write once a second from now on, in a thread."""
@@ -106,16 +106,16 @@ class Folder:
                 self.write()
                 failing = False
             except Exception:
-                # It goes on after a full disk.
+                # The thread continues, since the disk may have room again later.
                 if not failing:
                     logger.exception("metrics cannot be written to %s", self.path)
                 failing = True
 
-    def together(self) -> Snapshot:
+    def total(self) -> Snapshot:
         """Return the sum of all processes, those that have ended included."""
-        total = self.here()
+        total = self.own()
         with self._guarded():
-            gone = _read(self.path / _GONE)
+            ended = _read(self.path / _ENDED)
             for lock_file in sorted(self.path.glob("tiderace-*.lock")):
                 if lock_file == self._lock_file:
                     continue
@@ -123,11 +123,11 @@ class Folder:
                 if _is_held(lock_file):
                     total.add(_read(file))
                     continue
-                gone.add(Snapshot(_read(file).counters))
-                _write(self.path / _GONE, gone)
+                ended.add(Snapshot(_read(file).counters))
+                _write(self.path / _ENDED, ended)
                 file.unlink(missing_ok=True)
                 lock_file.unlink(missing_ok=True)
-        total.add(gone)
+        total.add(ended)
         return total
 
     @contextlib.contextmanager
@@ -170,7 +170,7 @@ def _write_last(folder: Folder) -> None:
 
 
 def _is_held(lock_file: Path) -> bool:
-    """Return whether the process of this file lives."""
+    """Return whether the process of this lock file is running."""
     try:
         lock = os.open(lock_file, os.O_RDWR)
     except FileNotFoundError:
@@ -194,7 +194,7 @@ def _read(file: Path) -> Snapshot:
 
 
 def _write(file: Path, snapshot: Snapshot) -> None:
-    # A reader gets all of it or the earlier file.
+    # Renamed, so that a reader gets the whole file or the earlier one.
     unfinished = file.with_suffix(f".{os.getpid()}.tmp")
     unfinished.write_bytes(msgspec.json.encode(snapshot))
     unfinished.replace(file)

@@ -28,7 +28,7 @@ _MISSED = 3
 
 
 class ProbeFailed(Exception):
-    """A layer broke its contract; the text says how."""
+    """A layer broke its contract, as the message describes."""
 
 
 @dataclass(frozen=True, slots=True)

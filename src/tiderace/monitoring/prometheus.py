@@ -45,7 +45,7 @@ class TideraceCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return one family for each measurement, with its present values."""
         folder = multiprocess_metrics.shared()
-        snapshot = take() if folder is None else folder.together()
+        snapshot = take() if folder is None else folder.total()
         yield from _families(snapshot)
 
     def describe(self) -> Iterable[Metric]:

@@ -2,8 +2,9 @@
 
     tracing.enable()        # in an AppConfig.ready, or in asgi.py
 
-Off until then, and free: ``enable`` wraps the few methods that begin such work. A message
-that is delivered to a thousand sockets makes one span, the sender's.
+``enable`` wraps the few methods that begin such work; before it nothing is wrapped, so
+tracing costs nothing. A message that is delivered to a thousand sockets makes one span,
+that of its sender.
 """
 
 from __future__ import annotations
@@ -97,15 +98,15 @@ def _replace(owner: type, name: str, wrap: Callable[[Any], Any]) -> None:
 def _traced_dispatch(tracer: trace.Tracer, original: Any) -> Any:
     async def dispatch(self: AsyncConsumer, message: Event) -> None:
         kind = message.get("type")
-        works = self.scope.get("type") == "channel"
-        if not works and kind not in _EVENTS:
-            # A message to one of many: the sender has made its span.
+        is_worker = self.scope.get("type") == "channel"
+        if not is_worker and kind not in _EVENTS:
+            # One delivery of a message, whose span its sender has made.
             await original(self, message)
             return
         name = type(self).__qualname__
         attributes = {"tiderace.consumer": name}
         context, span_kind = None, SpanKind.SERVER
-        if works:
+        if is_worker:
             attributes["messaging.destination.name"] = str(self.scope.get("channel"))
             context, span_kind = context_of(message), SpanKind.CONSUMER
         else:
