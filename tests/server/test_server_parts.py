@@ -332,7 +332,7 @@ class Loop:
         self.timers.append(timer)
         return timer
 
-    def ring(self):
+    def fire(self):
         """Let the one timer that is set go off; return after how many seconds."""
         (timer,) = [timer for timer in self.timers if not timer.cancelled]
         self.timers.clear()
@@ -1041,10 +1041,10 @@ class Pinged:
 def test_a_client_that_answers_is_pinged_once_an_interval():
     client = Pinged()
 
-    assert client.loop.ring() == 20
+    assert client.loop.fire() == 20
     client.connection.feed(b"")
-    assert client.loop.ring() == 5
-    assert client.loop.ring() == 15
+    assert client.loop.fire() == 5
+    assert client.loop.fire() == 15
 
     assert client.pings == 2
     assert not client.lost
@@ -1053,24 +1053,24 @@ def test_a_client_that_answers_is_pinged_once_an_interval():
 def test_a_client_that_is_silent_after_a_ping_is_lost():
     client = Pinged()
 
-    client.loop.ring()
-    assert client.loop.ring() == 5
-    assert client.loop.ring() == 1
+    client.loop.fire()
+    assert client.loop.fire() == 5
+    assert client.loop.fire() == 1
 
     assert client.lost
-    assert client.loop.ring() == 10
+    assert client.loop.fire() == 10
 
 
 def test_a_pong_that_is_read_only_after_a_late_timer_counts():
     client = Pinged()
 
-    client.loop.ring()
-    client.loop.ring()
+    client.loop.fire()
+    client.loop.fire()
     client.connection.feed(b"")
-    client.loop.ring()
+    client.loop.fire()
 
     assert not client.lost
-    assert client.loop.ring() == 15
+    assert client.loop.fire() == 15
     assert client.pings == 2
 
 
@@ -1078,19 +1078,19 @@ def test_a_client_that_is_not_read_from_is_not_lost():
     client = Pinged()
     client.read_queue.paused = True
 
-    client.loop.ring()
-    client.loop.ring()
+    client.loop.fire()
+    client.loop.fire()
     assert not client.lost
 
     client.connection.feed(b"")
-    client.loop.ring()
+    client.loop.fire()
     assert not client.lost
 
 
 def test_without_a_timeout_a_silent_client_is_still_pinged():
     client = Pinged(timeout=None)
 
-    assert [client.loop.ring(), client.loop.ring()] == [20, 20]
+    assert [client.loop.fire(), client.loop.fire()] == [20, 20]
     assert client.pings == 2
 
 

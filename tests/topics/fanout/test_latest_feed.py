@@ -16,7 +16,7 @@ from tiderace.topics.fanout.outbox import ClientOutbox
 
 
 class Timers:
-    """An event loop's ``call_later`` whose time passes in ``ring``."""
+    """An event loop's ``call_later`` whose time passes in ``fire``."""
 
     def __init__(self):
         self.waiting = []
@@ -32,7 +32,7 @@ class Timers:
     def drop(self, timer):
         self.waiting = [each for each in self.waiting if each is not timer]
 
-    def ring(self):
+    def fire(self):
         (timer,) = self.waiting
         self.waiting = []
         timer.callback()
@@ -122,7 +122,7 @@ def test_later_publications_wait_for_the_pace_and_the_last_one_is_delivered(time
     stream.publish(1, 2, 3, 4)
     assert one.values() == [1]
 
-    timers.ring()
+    timers.fire()
 
     assert one.values() == [4]
     assert timers.delays == [0.2, 0.2]
@@ -136,7 +136,7 @@ def test_the_newest_of_each_key_is_delivered_in_the_order_of_publication(timers)
     stream.publish({"id": "c", "v": 1}, {"id": "b", "v": 3})
     one.values()
 
-    timers.ring()
+    timers.fire()
 
     assert one.values() == [
         {"id": "a", "v": 2},
@@ -145,12 +145,12 @@ def test_the_newest_of_each_key_is_delivered_in_the_order_of_publication(timers)
     ]
 
 
-def test_a_topic_without_news_has_no_timer(timers):
+def test_a_topic_without_publications_has_no_timer(timers):
     feed, stream = make(timers)
     Subscriber(feed)
     stream.publish(1)
 
-    timers.ring()
+    timers.fire()
 
     assert timers.waiting == []
 
@@ -170,7 +170,7 @@ def test_a_value_is_encoded_once_for_all_subscribers(timers):
     many = [Subscriber(feed) for _ in range(50)]
 
     stream.publish(1, 2, 3)
-    timers.ring()
+    timers.fire()
 
     assert sum(each.encoded for each in many) == 2
     assert all(each.values() == [1, 3] for each in many)
@@ -184,12 +184,12 @@ def test_a_client_that_reads_slowly_gets_the_newest_when_it_has_read(timers):
     slow.outbox.slow = True
     for v in range(1, 6):
         stream.publish({"id": 1, "v": v}, {"id": 2, "v": v})
-        timers.ring()
+        timers.fire()
     assert slow.values() == []
     assert len(fast.values()) == 11
 
     slow.outbox.slow = False
-    timers.ring()
+    timers.fire()
 
     assert slow.values() == [{"id": 1, "v": 5}, {"id": 2, "v": 5}]
     assert fast.values() == []
@@ -201,13 +201,13 @@ def test_a_slow_client_is_tried_again_without_a_further_publication(timers):
     one.outbox.slow = True
     stream.publish(1)
 
-    timers.ring()
-    timers.ring()
+    timers.fire()
+    timers.fire()
     one.outbox.slow = False
-    timers.ring()
+    timers.fire()
 
     assert one.values() == [1]
-    timers.ring()
+    timers.fire()
     assert timers.waiting == []
 
 
@@ -217,7 +217,7 @@ def test_a_new_subscriber_gets_no_older_publication(timers):
     stream.publish(1, 2)
 
     late = Subscriber(feed)
-    timers.ring()
+    timers.fire()
 
     assert late.values() == []
 
@@ -284,7 +284,7 @@ def test_a_new_epoch_is_a_gap_and_its_publications_are_delivered(timers):
     feed, stream = make(timers)
     one = Subscriber(feed, positions=False)
     stream.publish(1)
-    timers.ring()
+    timers.fire()
     one.values()
 
     stream.epoch, stream.offset = "other", 0
@@ -303,7 +303,7 @@ def test_more_keys_than_fit_are_a_gap_for_subscribers_that_lack_a_value(timers):
 
     for number in (2, 3, 4):
         stream.publish({"id": number})
-        timers.ring()
+        timers.fire()
 
     assert (slow.gaps, fast.gaps) == (1, 0)
     assert metrics.LATEST_VALUES_DROPPED.value == before + 1
@@ -317,7 +317,7 @@ def test_values_that_wait_for_slow_clients_alone_are_bounded_in_bytes(timers):
 
     for number in range(1, 9):
         stream.publish({"id": number, "text": "x" * 20})
-        timers.ring()
+        timers.fire()
 
     assert (slow.gaps, fast.gaps) == (1, 0)
     assert [value["id"] for value in fast.values()] == list(range(9))
@@ -328,7 +328,7 @@ def test_values_of_one_period_are_delivered_whatever_their_bytes(timers):
     one = Subscriber(feed)
 
     stream.publish(*({"id": number, "text": "x" * 20} for number in range(9)))
-    timers.ring()
+    timers.fire()
 
     assert one.gaps == 0
     assert [value["id"] for value in one.values()] == list(range(9))

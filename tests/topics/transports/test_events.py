@@ -39,7 +39,7 @@ def fresh_layer(settings):
 
 @pytest.fixture
 def app():
-    """An endpoint with topics that anybody, members and nobody may subscribe to."""
+    """An endpoint with topics for all visitors, for users who are logged in, and for none."""
     before = list(declared)
 
     class Prices(Topic):
@@ -105,7 +105,7 @@ def user(pk=1):
 
 
 class Feed:
-    """``async with Feed(app, topic) as feed``: it listens."""
+    """A page's event stream: ``async with Feed(app, topic) as feed``."""
 
     def __init__(self, app, topic, *, last=None, headers=(), scope=None, **query):
         more = () if last is None else ((b"last-event-id", last.encode()),)
@@ -122,7 +122,7 @@ class Feed:
         self._text = ""
 
     async def __aenter__(self):
-        # Everything that it says by itself, at the beginning.
+        # Every stream begins with the time after which the browser reconnects.
         assert (await self.block())["retry"]
         return self
 
