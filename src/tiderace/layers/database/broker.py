@@ -12,6 +12,7 @@ from typing import Any
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
+from tiderace.layers.backoff import backoff
 from tiderace.layers.broker import QueueReady, Reconnected, StreamMessage
 from tiderace.layers.database.executor import Executor
 from tiderace.layers.database.memberships import DatabaseMemberships
@@ -183,7 +184,7 @@ class DatabaseBroker:
                         extra={"reason": "broker_away"},
                     )
                 tries += 1
-                await asyncio.sleep(_backoff(tries))
+                await asyncio.sleep(backoff(tries, first=0.025, longest=1.0))
                 continue
             if tries:
                 logger.warning(
@@ -236,8 +237,3 @@ def _flush(cursor: Cursor, prefix: str) -> None:
             f"WHERE substr({column}, 1, {len(prefix)}) = %s",
             (prefix,),
         )
-
-
-def _backoff(tries: int) -> float:
-    """Return the seconds before the next try: at most one, half of it jitter."""
-    return min(1.0, 0.025 * 2.0**tries) * (0.5 + random.random() / 2)  # noqa: S311 (jitter)

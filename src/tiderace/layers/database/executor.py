@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, TypeVarTuple
 
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
+from tiderace.layers.backoff import backoff
 from tiderace.layers.database.vendor import (
     Cursor,
     DatabaseConnection,
@@ -321,7 +321,7 @@ class _OperationThread:
                     tries += 1
                     for each in batch:
                         each.error = error
-                    time.sleep(_backoff(tries))
+                    time.sleep(backoff(tries, first=0.005, longest=0.25))
                     continue
                 if len(batch) > 1:
                     # One by one: without the one at fault the others may succeed.
@@ -377,7 +377,7 @@ class _OperationThread:
                 return self._vendor.was_committed(self._connection, unknown)
             except Exception as error:
                 tries += 1
-                delay = _backoff(tries)
+                delay = backoff(tries, first=0.005, longest=0.25)
                 if time.monotonic() + delay > deadline:
                     raise LayerUnavailable(
                         f"the connection to the layer's database "
@@ -448,8 +448,3 @@ def _set_results(finished: list[tuple[Any, Any]]) -> None:
             done.set_exception(result)
         else:
             done.set_result(result)
-
-
-def _backoff(tries: int) -> float:
-    """Return the seconds before the next try: at most a quarter, half of it jitter."""
-    return min(0.25, 0.005 * 2.0**tries) * (0.5 + random.random() / 2)  # noqa: S311 (jitter)
