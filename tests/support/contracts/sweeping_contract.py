@@ -10,7 +10,7 @@ from support.contracts.process_contract import listen, programs
 from support.waiting import until
 from tiderace.layers import Retention
 from tiderace.layers.database import sweeping
-from tiderace.layers.database.sweeping import Sweeper
+from tiderace.layers.database.sweeping import sweep
 from tiderace.ratelimit import Rate
 
 __all__ = ["SweepingContract"]
@@ -38,7 +38,7 @@ class SweepingContract:
 
         async def sweep_after(seconds):
             elapse(seconds)
-            await Sweeper(layer._brokers[0].executor).sweep()
+            await sweep(layer._brokers[0].executor)
 
         return sweep_after
 

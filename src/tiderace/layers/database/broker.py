@@ -20,7 +20,7 @@ from tiderace.layers.database.presence import DatabasePresenceStore
 from tiderace.layers.database.queues import DatabaseQueues
 from tiderace.layers.database.rates import take_token
 from tiderace.layers.database.streams import DatabaseStreams
-from tiderace.layers.database.sweeping import Sweeper
+from tiderace.layers.database.sweeping import sweep
 from tiderace.layers.database.vendor import Cursor, Feed, FeedRow, Vendor, Wanted
 from tiderace.presence.store import PresenceConfig
 from tiderace.ratelimit import Rate
@@ -77,7 +77,6 @@ class DatabaseBroker:
         self.streams = DatabaseStreams(self.executor, self._prefix, max_bytes=max_bytes)
         self.queues = DatabaseQueues(self.executor, self._prefix)
         self.memberships = DatabaseMemberships(self.executor, self._prefix)
-        self._sweeper = Sweeper(self.executor)
         self._start_empty()
         after_fork(self._forget_parent)
 
@@ -219,7 +218,7 @@ class DatabaseBroker:
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL * (1 + random.random()))  # noqa: S311
             try:
-                await self._sweeper.sweep()
+                await sweep(self.executor)
                 is_failing = False
             except LayerUnavailable as error:
                 if not is_failing:

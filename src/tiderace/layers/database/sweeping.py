@@ -21,46 +21,27 @@ _EXPIRING = (
 )
 
 
-class Sweeper:
-    """Deletes expired rows.
+async def sweep(executor: Executor) -> None:
+    """Delete expired rows; without any, no transaction writes.
 
     Any process may do it at any time; several at once only repeat each other's work.
 
-    Args:
-        executor: runs the operations.
+    Raises:
+        LayerUnavailable: when the database could not be reached.
     """
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    async def sweep(self) -> None:
-        """Delete expired rows; without any, no transaction writes.
-
-        Raises:
-            LayerUnavailable: when the database could not be reached.
-        """
-        while True:
-            streams, processes, tables = await self._executor.read(_find_due)
-            if not (streams or processes or tables):
-                return
-            await asyncio.gather(
-                *(
-                    self._executor.write(
-                        _sweep_stream, subject, lock=(f"stream {subject}",)
-                    )
-                    for subject in streams
-                ),
-                *(
-                    self._executor.write(
-                        _sweep_process, name, lock=(f"process {name}",)
-                    )
-                    for name in processes
-                ),
-                *(
-                    self._executor.write(_sweep_table, *table, lock=("sweep",))
-                    for table in tables
-                ),
-            )
+    write = executor.write
+    while True:
+        streams, processes, tables = await executor.read(_find_due)
+        if not (streams or processes or tables):
+            return
+        await asyncio.gather(
+            *(write(_sweep_stream, each, lock=(f"stream {each}",)) for each in streams),
+            *(
+                write(_sweep_process, each, lock=(f"process {each}",))
+                for each in processes
+            ),
+            *(write(_sweep_table, *each, lock=("sweep",)) for each in tables),
+        )
 
 
 def _find_due(

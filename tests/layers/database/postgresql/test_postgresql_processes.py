@@ -17,7 +17,7 @@ from support.contracts.process_contract import (
 from support.servers.postgresql import database_alias
 from support.waiting import until
 from tiderace.layers.database.postgresql.schema import TABLES
-from tiderace.layers.database.sweeping import Sweeper
+from tiderace.layers.database.sweeping import sweep
 
 
 @pytest.fixture
@@ -94,7 +94,6 @@ async def test_an_idle_process_writes_next_to_no_log(
         await listen(layer, f"topic.{number}")
     layer.attach(await layer.new_channel())
     await layer.report()
-    sweeper = Sweeper(layer._brokers[0].executor)
     # Else it prunes pages of its catalogue meanwhile.
     own_postgresql.call("VACUUM")
     own_postgresql.call("CHECKPOINT")
@@ -103,7 +102,7 @@ async def test_an_idle_process_writes_next_to_no_log(
     # Twice as often as an idle process does so in a minute.
     for _ in range(24):
         await layer.report()
-        await sweeper.sweep()
+        await sweep(layer._brokers[0].executor)
 
     ((written,),) = own_postgresql.call(
         "SELECT pg_current_wal_lsn() - %s::pg_lsn", before

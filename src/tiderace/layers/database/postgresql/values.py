@@ -41,15 +41,12 @@ class _FixedSize:
         return struct.pack("!" + f"i{self._code}" * len(values), *elements)
 
 
-class _Text:
+class _Text(NamedTuple):
     """A type whose values have any number of bytes."""
 
-    def __init__(
-        self, number: int, array_number: int, encode: Callable[[Any], bytes]
-    ) -> None:
-        self.number = number
-        self.array_number = array_number
-        self.encode = encode
+    number: int
+    array_number: int
+    encode: Callable[[Any], bytes]
 
     def encode_all(self, values: Sequence[Any]) -> bytes:
         """Return the elements of an array, each after its size."""
