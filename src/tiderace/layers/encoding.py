@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tiderace.json_compat import to_plain, well_formed
+
+T = TypeVar("T")
 
 
 def encode(message: Any) -> bytes:
@@ -41,17 +43,17 @@ def encode_with(encode: Callable[[Any], bytes], message: Any) -> bytes:
         TypeError: for a value that cannot be encoded, with its place in the message.
     """
     try:
-        try:
-            return encode(message)
-        except UnicodeEncodeError:
-            return encode(well_formed(_plain(message)))
+        return _encode_well_formed(encode, message)
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
         raise _encoding_error(message, error, encode) from None
 
 
-def _plain(message: Any) -> Any:
-    """Return ``message`` as it is encoded, in dicts, lists and tuples."""
-    return msgspec.to_builtins(message, builtin_types=_NATIVE, enc_hook=to_plain)
+def _encode_well_formed(encode: Callable[[Any], T], message: Any) -> T:
+    try:
+        return encode(message)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(message, builtin_types=_NATIVE, enc_hook=to_plain)
+        return encode(well_formed(plain))
 
 
 # Values of msgpack that are no builtins of JSON.
@@ -109,10 +111,7 @@ def find_fault(
 
 def _can_encode(value: Any, encode: Callable[[Any], object]) -> bool:
     try:
-        try:
-            encode(value)
-        except UnicodeEncodeError:
-            encode(well_formed(_plain(value)))
+        _encode_well_formed(encode, value)
     except (TypeError, OverflowError, ValueError):
         return False
     return True
