@@ -47,13 +47,12 @@ def serve(host: str, port: int, *, workers: int = 1) -> None:
 
     seed()
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    address = f"[{here}]:{port}" if ":" in here else f"{here}:{port}"
     greeting = threading.Thread(
-        target=_greet_when_answered, args=(here, port, workers), daemon=True
+        target=_greet_when_answered, args=(address, workers), daemon=True
     )
     greeting.start()
-    with _simulator(
-        f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
-    ):
+    with _simulator(f"http://{address}"):
         uvicorn.run(
             "tiderace.demo.asgi:application",
             host=host,
@@ -86,15 +85,15 @@ def _simulator(url: str) -> Iterator[None]:
         process.wait()
 
 
-def _greet_when_answered(here: str, port: int, workers: int) -> None:
+def _greet_when_answered(address: str, workers: int) -> None:
     """Print the greeting once a process answers."""
     for _ in range(600):
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection(here, port, timeout=10)
+            connection = http.client.HTTPConnection(address, timeout=10)
             with contextlib.closing(connection):
                 connection.request("HEAD", "/login/")
                 connection.getresponse().read()
-            _greet(f"[{here}]:{port}" if ":" in here else f"{here}:{port}", workers)
+            _greet(address, workers)
             return
         time.sleep(0.1)
 
