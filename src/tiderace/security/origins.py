@@ -220,9 +220,7 @@ def host_problem(scope: Scope) -> OriginProblem | None:
     )
 
 
-@lru_cache(maxsize=256)
-def _matches(host: str, allowed: tuple[str, ...]) -> bool:
-    return validate_host(host, allowed)
+_matches = lru_cache(maxsize=256)(validate_host)
 
 
 def may_be_own_page(scope: Scope, page: ParseResult) -> bool:
