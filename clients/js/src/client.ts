@@ -168,7 +168,7 @@ export class Client<
 
   /**
    * Listen to a topic until the returned function is called: for parts of a page that come
-   * and go. The first listener subscribes; a second after the last one has ended, the page
+   * and go. The first listener subscribes. One second after the last one has ended, the page
    * unsubscribes, unless it has called `subscribe()` itself.
    *
    * A listener of a topic that is subscribed to already gets a `subscribed` event, too:

@@ -1,4 +1,4 @@
-/** The socket of a client, over WebSocket or, where that does not pass, over HTTP. */
+/** The socket of a client, over WebSocket or, where that is blocked, over HTTP. */
 
 import { CLOSE_TOO_BIG, TOKEN_EXPIRED } from "./codes.js";
 import { Emulation } from "./emulation.js";
@@ -106,7 +106,7 @@ export class Connection extends Socket {
       try {
         this.#preferred ??= window.sessionStorage?.getItem(STORAGE_KEY);
       } catch {
-        // As above.
+        // Without storage, no transport is preferred at first.
       }
       const preferred = this.#preferred as Transport;
       if (this.#rounds++ < PREFERRED_ATTEMPTS && this.#untried.includes(preferred)) {

@@ -1,4 +1,4 @@
-/** Messages that grow: joins the appends that a topic's subscribers get. A file of its own. */
+/** Joins the appends of messages that grow. Built as a file of its own. */
 
 import type { PublicationEvent } from "./events.js";
 import type { Subscription } from "./subscription.js";
@@ -20,7 +20,7 @@ export interface GrowingMessage<T extends object = any> {
   cancel(): Promise<void>;
 }
 
-/** Ids of messages that have ended, so that what comes late is left out. */
+/** The number of ended messages that are remembered, so that late appends are ignored. */
 const REMEMBERED = 1000;
 
 type Topic = Pick<

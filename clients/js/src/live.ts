@@ -94,7 +94,7 @@ export class Live extends ((globalThis.HTMLElement ?? Object) as typeof HTMLElem
     const selector = `${TAG}#${CSS.escape(this.id)}`;
     const wanted = rendered.querySelector(selector);
     if (!wanted) throw new Error(`${this.getAttribute("src")} has no ${selector}`);
-    // They would run, again each time; data is left.
+    // Scripts would run after each update. Those of JSON data are kept.
     for (const script of wanted.querySelectorAll('script:not([type$="json"])')) script.remove();
     const focused = document.activeElement as HTMLElement | null;
     morph(this, wanted);

@@ -37,7 +37,7 @@ export class Presence {
   #left = new Set<string>();
   /** Whether there was a mass change since the latest request. */
   #isStale = false;
-  /** Changes when requests on their way become void. */
+  /** Changes when the replies to requests that were sent are no longer wanted. */
   #generation = 0;
 
   constructor(config: PresenceConfig) {

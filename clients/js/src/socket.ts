@@ -69,7 +69,7 @@ export class Socket extends Emitter<SocketEventMap> {
   #openedAt = 0;
   /** For the next attempt, the connect timeout, the heartbeat and its reply: one at a time. */
   #timer: Timer;
-  /** Changes when an attempt on its way becomes void. */
+  /** Changes when an attempt that has begun is given up. */
   #generation = 0;
   #isClosing = false;
 

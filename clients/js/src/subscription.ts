@@ -66,7 +66,7 @@ export type TopicListeners<T = any, Methods = any, Data = T> = {
   ) => unknown;
 };
 
-/** Seconds that a subscription outlasts its last listener: the next page part may want it. */
+/** Seconds that a subscription outlasts its last listener: another one may follow at once. */
 const LINGER = 1;
 /** Publications that a `for await` loop may leave unread. */
 const MAX_BACKLOG = 1000;
@@ -89,7 +89,7 @@ export class Subscription<T = any, Methods = any, Data = T> extends Emitter<Subs
   #tokens: TokenManager;
   #retryTimer: Timer;
   #attempt = 0;
-  /** Changes when a request on its way becomes void. */
+  /** Changes when the reply to a request that was sent is no longer wanted. */
   #generation = 0;
   #reason: Reason = { code: 0, reason: "" };
   /** How many calls of `listen()` have not been stopped. */

@@ -33,7 +33,7 @@ export class TokenManager {
   #attempt = 0;
   /** Whether a token was refused since the server accepted one. */
   #isRefused = false;
-  /** Changes when a refresh on its way becomes void. */
+  /** Changes when a refresh that has begun is no longer wanted. */
   #generation = 0;
 
   constructor(config: TokenConfig) {
@@ -75,8 +75,8 @@ export class TokenManager {
   }
 
   /**
-   * @internal End after an error that is final, else call `retry`; with the reason of a close
-   * when the token has expired, for the first time: then no delay is needed.
+   * @internal End after an error that is final, else call `retry`. It gets the reason of a
+   * close if the token has expired for the first time: then no delay is needed.
    */
   _onFailure(error: unknown, retry?: (expired?: CloseEventInit) => void): void {
     const { _end } = this.#config;
