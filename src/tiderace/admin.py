@@ -31,9 +31,10 @@ _LOG = 10
 class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
     """The page of the open connections, with actions to end them.
 
-    A script refreshes it every five seconds while it is visible; without the script it is
-    as it was when it was loaded. Each part has its permission: ``tiderace.view_connections``, ``disconnect_users``,
-    ``close_topics``, ``send_notices``. With an admin site of your own:
+    A script refreshes it every five seconds while it is visible; without the script it
+    shows the state at the time when it was loaded. Each part has its permission:
+    ``tiderace.view_connections``, ``disconnect_users``, ``close_topics``,
+    ``send_notices``. With an admin site of your own:
     ``site.register(Connections, ConnectionsAdmin)``.
     """
 
@@ -96,13 +97,14 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
             **page,
             **(extra_context or {}),
         }
-        # Not the whole page, whose messages are for the next page that the user opens.
+        # A refresh renders a part alone: the whole page would use up the messages for the
+        # next page that the user opens.
         refreshed = "Tiderace-Live" in request.headers
         name = "connections_part" if refreshed else "connections"
         return self._render(request, name, context)
 
     def _entries(self) -> Any:
-        # By name: this module can be imported where the admin is not installed.
+        # Models by name, so that this module can be imported without the admin.
         log = apps.get_model("admin", "LogEntry")
         kind = apps.get_model("contenttypes", "ContentType")
         of_ours = kind.objects.get_for_model(Connections)
@@ -143,7 +145,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
     def _render(
         self, request: HttpRequest, name: str, context: dict[str, Any]
     ) -> HttpResponse:
-        # The site of the templates' links, with more than one admin site.
+        # With several admin sites, the links in the templates lead to this one.
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/tiderace/{name}.html", context)
 
@@ -158,7 +160,7 @@ class ConnectionsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not gener
             message = form.run()
         except (LayerUnavailable, RuntimeError, ValueError, TypeError) as error:
             self.log_change(request, subject, f"Failed: {description}")
-            messages.error(request, f"Nothing is certain to have happened: {error}")
+            messages.error(request, f"It is not known whether this was done: {error}")
         else:
             messages.success(request, message)
 

@@ -91,7 +91,7 @@ connection_created.connect(_note_opened, dispatch_uid="tiderace.db")
 def is_transaction_open(alias: str) -> bool:
     """Return whether a thread of this process is in a transaction of the database ``alias``.
 
-    Without one, async code need not go to its thread to see that there is none there.
+    If it returns False, async code need not look for a transaction in its own thread.
     """
     # One step under the GIL, while other threads add and discard.
     for reference in list(_opened):

@@ -34,7 +34,7 @@ __all__ = [
 
 
 async def _live() -> tuple[int, dict[str, Any]]:
-    # An answer is all there is to say: it has passed through the event loop.
+    # The answer itself shows that the event loop runs.
     return 200, {"alive": True}
 
 
@@ -46,7 +46,7 @@ async def _ready() -> tuple[int, dict[str, Any]]:
 @login_not_required
 @never_cache
 async def healthz(request: HttpRequest) -> JsonResponse:
-    """Answer 200, for the process lives."""
+    """Answer 200: the event loop runs."""
     status, body = await _live()
     return JsonResponse(body, status=status)
 
@@ -67,8 +67,9 @@ class Health:
 
     Args:
         application: what gets the rest; HTTP or a whole router.
-        live: the path that is answered with 200 while the event loop turns.
-        ready: the path that is answered with 200 when clients may come, else with 503.
+        live: the path that is answered with 200 while the event loop runs.
+        ready: the path that is answered with 200 when the process is ready for clients,
+            else with 503.
     """
 
     def __init__(
