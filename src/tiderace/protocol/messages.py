@@ -87,7 +87,7 @@ class SubscribeRequest(_WithToken):
     delta: str = ""
     flag: int = 0
     tf: FilterNode | None = None
-    # Not served: other kinds of subscriptions.
+    # Another kind of subscription, which is refused.
     type: int = 0
 
 
@@ -275,9 +275,9 @@ class Push(_Message):
     pub: Pub | None = None
     join: InfoPush | None = None
     leave: InfoPush | None = None
-    # An extension of ours, which other clients ignore.
+    # An extension of Tiderace, which other clients ignore.
     changed: Empty | None = None
-    # Likewise.
+    # Another extension.
     whisper: WhisperPush | None = None
     unsubscribe: Unsubscription | None = None
     message: DataMessage | None = None
