@@ -49,9 +49,10 @@ class ClientReader:
         self.waiting = False
 
     def read(self) -> Awaitable[Any]:
-        """Wait for what comes next, for ``take``, which is to be called with it.
+        """Return an awaitable of what comes next; the caller passes its result to ``take``.
 
-        In two parts: a coroutine of its own would be 0.25 KB of each idle client.
+        These are two methods, since a coroutine around both would be 0.25 KB of each idle
+        client.
         """
         self.waiting = True
         return self._transport.receive() if self._ahead is None else self._ahead.get()
@@ -60,7 +61,7 @@ class ClientReader:
         """Return the message that was read, whose commands run now; None at the end.
 
         Raises:
-            Exception: with which reading ahead has failed.
+            Exception: the error of reading ahead.
         """
         self.waiting = False
         self._count += 1

@@ -454,8 +454,8 @@ class Registry:
                 f"a topic is addressed by its name, a string such as 'room:tea', not by "
                 f"{type(name).__qualname__} {reprlib.repr(name)}"
             )
-        # Before any pattern: two converters that match the same characters make a
-        # pattern quadratic in the length of a client's text.
+        # Checked before any pattern: two converters that match the same characters make
+        # a pattern quadratic in the length of a client's text.
         if len(name) > (limit := conf.current().topics.name_length):
             raise UnknownTopic(
                 f"a topic name of {len(name)} characters is longer than {limit} "

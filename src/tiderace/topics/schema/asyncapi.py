@@ -21,7 +21,7 @@ from tiderace.topics.schema.message_types import (
 _REF = "#/components/schemas/{name}"
 SENT = "publication.sent"
 """The message of a channel that clients publish; no method has such a name."""
-# Of a pattern: ``<converter:name>`` or ``<name>``.
+# A parameter of a pattern: ``<converter:name>`` or ``<name>``.
 _PARAMETER = re.compile(r"<(?:(\w+):)?(\w+)>")
 
 

@@ -49,9 +49,9 @@ class MessageTypes:
     """The types of a topic's publications and calls."""
 
     received: Any
-    """By subscribers."""
+    """The type that subscribers receive."""
     sent: Any
-    """By clients that publish; empty where none may."""
+    """The type that clients publish; ``UNTYPED`` where none may publish."""
     calls: Mapping[str, Call]
 
     @classmethod
