@@ -101,8 +101,8 @@ class Dispatcher:
             suspended = self._mailbox.take_first()
             if not isinstance(suspended, SuspendedHandler):
                 raise
-            # Meant for the handler that was started eagerly. If it catches it, as
-            # asyncio.timeout() does, the connection goes on.
+            # The cancellation is meant for the handler that was started eagerly. If the
+            # handler catches it, as asyncio.timeout() does, the connection goes on.
             suspended.interruption = cancelled
             return Source.EVENT, suspended
         finally:
