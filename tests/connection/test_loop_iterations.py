@@ -178,6 +178,28 @@ def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn(run):
     run(main)
 
 
+class Transport:
+    """Records what a frame writer writes."""
+
+    def __init__(self):
+        self.writes = []
+
+    def write(self, data):
+        self.writes.append(data)
+
+    def is_closing(self):
+        return False
+
+
+async def connected(consumer):
+    """Return a client of a server that takes finished frames, and its transport."""
+    transport = Transport()
+    frames = ServerFrameWriter(transport, WriteScheduler(asyncio.get_running_loop()))
+    frames.open()
+    client = Client(consumer.as_asgi(), extensions={"tiderace.frames": frames})
+    return await client.open(), transport
+
+
 def test_a_handler_that_only_sends_costs_its_sender_no_turn(run):
     class Answering(AsyncWebsocketConsumer):
         groups = ("room",)
@@ -185,26 +207,43 @@ def test_a_handler_that_only_sends_costs_its_sender_no_turn(run):
         async def news(self, event):
             await self.send("seen")
 
-    class Transport:
-        written = b""
-
-        def write(self, data):
-            self.written += data
-
-        def is_closing(self):
-            return False
-
     async def main(layer):
-        transport = Transport()
-        scheduler = WriteScheduler(asyncio.get_running_loop())
-        frames = ServerFrameWriter(transport, scheduler)
-        frames.open()
-        client = Client(Answering.as_asgi(), extensions={"tiderace.frames": frames})
-        await client.open()
+        client, transport = await connected(Answering)
 
         assert await turns_of_500_messages(layer) == 0
         await settle()
-        assert transport.written == 500 * text_frame(b"seen")
+        assert b"".join(transport.writes) == 500 * text_frame(b"seen")
+        await client.leave()
+
+    run(main)
+
+
+def test_frames_are_written_while_a_consumer_works_off_its_mailbox(run):
+    class Busy(AsyncWebsocketConsumer):
+        groups = ("room",)
+        released, finished = asyncio.Event(), asyncio.Event()
+        seen = 0
+
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.released.wait()
+
+        async def news(self, event):
+            await self.send("seen")
+            self.seen += 1
+            if self.seen == 50:
+                self.finished.set()
+
+    async def main(layer):
+        client, transport = await connected(Busy)
+        client.text("wait")
+        await settle()
+        for _ in range(50):
+            await layer.group_send("room", {"type": "news"})
+
+        Busy.released.set()
+        await Busy.finished.wait()
+
+        assert len(transport.writes) > 40
         await client.leave()
 
     run(main)

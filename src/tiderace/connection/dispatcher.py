@@ -91,8 +91,8 @@ class Dispatcher:
         eager, idle = self._eager, self._idle
         if idle is not None:
             idle.set()
-        if self._mailbox.has_next() and self._count_ready():
-            # Let tasks run that the last handler has started or woken.
+        if self._mailbox.has_next() and eager.is_any_ready():
+            # Let tasks run that the last handler has started or woken, and frames be sent.
             await asyncio.sleep(0)
         eager.wait(woken)
         try:

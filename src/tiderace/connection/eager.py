@@ -250,6 +250,10 @@ class EagerPath:
         """
         return self._count_ready() - self._outbox.write_due
 
+    def is_any_ready(self) -> bool:
+        """Return whether a callback of the loop is ready, or that cannot be seen."""
+        return self._count_ready() > 0
+
     def wait(self, woken: bool) -> None:
         """Handle messages eagerly from now on: the connection's task waits for them.
 
