@@ -21,8 +21,9 @@ from django.urls.resolvers import LocalePrefixPattern, URLPattern
 from django.utils import translation
 from django.utils.functional import lazy
 
+from tiderace.auth import AuthMiddlewareStack
 from tiderace.consumer import AsyncConsumer
-from tiderace.middleware import BaseMiddleware
+from tiderace.middleware import BaseMiddleware, ScopeMiddleware
 from tiderace.routing import (
     ChannelNameRouter,
     NoRoute,
@@ -57,6 +58,33 @@ async def name_for(router, asked, **scope):
 async def route_for(router, asked, **scope):
     _, inner = await ask(router, asked, **scope)
     return inner["url_route"]
+
+
+class Served(AsyncConsumer):
+    """A consumer whose coroutine a test recognises."""
+
+    async def __call__(self, scope, receive, send):
+        return "served"
+
+
+@pytest.mark.parametrize(
+    ("served", "first"),
+    [
+        (Served.as_asgi(), Served.__call__),
+        (AuthMiddlewareStack(Served.as_asgi()), ScopeMiddleware.__call__),
+    ],
+    ids=["alone", "with users"],
+)
+async def test_a_websocket_of_a_consumer_is_served_without_a_coroutine_of_the_router(
+    served, first
+):
+    router = URLRouter([path("chat/", served)])
+    scope = {"type": "websocket", "path": "/chat/", "headers": []}
+
+    serving = router(scope, None, None)
+
+    assert serving.cr_code is first.__code__
+    assert await serving == "served"
 
 
 # By type

@@ -6,17 +6,24 @@ Routers and middleware are recognised by their attributes (``application_mapping
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern, RoutePattern
 
+from tiderace.middleware import ScopeMiddleware
+
 __all__ = [
     "Route",
+    "is_router",
     "open_ended",
+    "require_no_leading_slash",
+    "serves_every_websocket",
     "serves_http",
     "topics_endpoints",
     "unwrap_middleware",
@@ -25,6 +32,9 @@ __all__ = [
 
 # Attributes of the wrapped application: in Channels, in the origin check, in Starlette.
 _INNER = ("inner", "application", "app")
+# The start of a regular expression that requires a slash there. With an alternative or
+# a quantifier after it the slash may be absent, and without ^ be a later one.
+_LEADING_SLASH = re.compile(r"\^\\?/(?![?*{])(?!.*\|)")
 # A deeper stack of wrappers is treated as a cycle.
 _MAX_WRAPPERS = 32
 
@@ -47,6 +57,24 @@ def _routes_of(router: Any) -> list[URLPattern]:
     if not isinstance(routes, list | tuple):
         return []
     return [route for route in routes if isinstance(route, URLPattern)]
+
+
+def require_no_leading_slash(pattern: Any) -> None:
+    """Return if a pattern does not begin with a slash.
+
+    Raises:
+        ImproperlyConfigured: if it does, so that it matches no path.
+    """
+    by_regex = isinstance(pattern, RegexPattern)
+    source = getattr(pattern, "_regex" if by_regex else "_route", None)
+    if not isinstance(source, str):  # such as a translated one, not yet evaluated
+        return
+    if _LEADING_SLASH.match(source) if by_regex else source.startswith("/"):
+        raise ImproperlyConfigured(
+            f"the route {source!r} begins with a slash, so it matches no path: paths are "
+            "matched without their first slash; write "
+            f"{source.replace('/', '', 1)!r}"
+        )
 
 
 def open_ended(pattern: Any) -> Any:
@@ -72,6 +100,26 @@ def unwrap_middleware(application: Any) -> Iterator[Any]:
         yield application
         inner = (getattr(application, name, None) for name in _INNER)
         application = next((each for each in inner if callable(each)), None)
+
+
+def is_router(application: Any) -> bool:
+    """Return whether an application, or what it wraps, routes the rest of a path."""
+    return any(
+        getattr(layer, "_path_routing", False) is True
+        for layer in unwrap_middleware(application)
+    )
+
+
+def serves_every_websocket(application: Any) -> bool:
+    """Return whether an application surely has no routes for which it raises ``NoRoute``.
+
+    That is a consumer or a topics endpoint, alone or in the middleware of sessions and
+    users.
+    """
+    for layer in unwrap_middleware(application):
+        if type(layer).__call__ is not ScopeMiddleware.__call__:
+            return hasattr(layer, "consumer_class") or hasattr(layer, "endpoint_class")
+    return False
 
 
 def serves_http(application: Any, path: str) -> bool:
