@@ -36,7 +36,7 @@ class Database:
         self._server = server
 
     def settle(self) -> None:
-        """Do now what autovacuum would do in a minute, which is no work of the layer."""
+        """Vacuum now, so that autovacuum does not run in the measured time."""
         if self._server is not None:
             self._server.call("VACUUM ANALYZE")
 

@@ -1,4 +1,4 @@
-"""How many deliveries does one second of server processor time buy, in a fan-out?
+"""How many messages does a fan-out deliver per second of the server's processor time?
 
 N sockets are in one group of one process; one of them sends and all N receive. A fixed
 number of messages is in flight: with one, a server has to write each message separately;

@@ -1,4 +1,4 @@
-"""How many deliveries does a second of processor time buy to HTTP streams?
+"""How many events does a server deliver to HTTP streams per second of processor time?
 
 The fan-out of a topic with a history to clients that read a response without an end:
 server-sent events of one topic, and the transport ``http_stream`` of topic clients.
