@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 
-# Those of Python, up to 3.13 and from 3.14 on.
+# The default threshold of Python up to 3.13, and from 3.14 on.
 _DEFAULT_THRESHOLDS = (700, 2000)
 _THRESHOLD = 5000
-# Of the two older generations: how many collections of the one below come before one of
-# theirs. From 3.14 on there is one, and the numbers are others.
+# Each of the two older generations is collected after this many collections of the one
+# below it. Python 3.14 has one older generation and another default, which is kept.
 _DEFAULT_OTHERS = [10, 10]
 _OTHERS = [2, 40]
 
@@ -19,10 +19,11 @@ async def freeze() -> None:
     """Exempt all objects of this process from later collections; once per process.
 
     A Django project has some hundred thousand of them, and each full collection visited
-    them again: a tenth of the processor time in which clients connect. What becomes
-    garbage among them later, and is part of a cycle, is not freed any more; modules and
-    settings stay anyway. Nor is garbage of the oldest generation: a full collection takes
-    25 ms and more, and Python has made those that the start needed.
+    them again: a tenth of the processor time in which clients connect. An exempt object
+    that later becomes part of a garbage cycle is never freed; most are modules and
+    settings, which stay anyway. The same holds for garbage that is in the oldest
+    generation now: only the younger ones are collected first, since a full collection
+    takes 25 ms and more, and Python has made some during the start.
     """
     global _frozen
     if not _frozen:

@@ -1,4 +1,4 @@
-"""Serves the sockets and topics of a project whose pages another server has."""
+"""Serves the sockets and topics of a project whose pages another server serves."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SocketsOnly:
         if not inside or (is_http and not serves_http(self.application, path)):
             return await self._refuse(scope, receive, send)
         if self._prefix:
-            # In place: the server's scope, from which a router removes secrets.
+            # Change the server's own scope, not a copy: a router removes secrets from it.
             scope["path"] = path
         return await self.application(scope, receive, send)
 
