@@ -193,7 +193,8 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         metrics.MESSAGES_SENT.add()
         seen = self._channel_names(exclude)
         for name in groups:
-            # Before the fan-out: a channel that joins meanwhile still gets it once.
+            # Read before the fan-out: a channel that joins this group meanwhile
+            # does not count as reached.
             members = (
                 [mailbox.name for mailbox in self._local.hub.members(name)]
                 if groups[1:]
