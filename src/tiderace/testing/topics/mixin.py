@@ -18,12 +18,12 @@ class TopicsTestMixin(unittest.TestCase):
 
     topics: TopicsTestbed
 
-    # Not in setUp, which many tests override without calling it.
+    # The testbed is not opened in setUp, which many tests override without calling it.
     def run(
         self, result: unittest.TestResult | None = None
     ) -> unittest.TestResult | None:
         """Run the test with an open testbed."""
         with TopicsTestbed() as self.topics:
-            # As a cleanup, so that an error in it is one of the test.
+            # Closed by a cleanup, so that an error in it is reported for this test.
             self.addCleanup(self.topics.close)
             return super().run(result)
