@@ -112,7 +112,7 @@ class LiveNode(Node):
 
 
 def _positions(topics: Sequence[str]) -> Mapping[str, Position]:
-    """Return where the topics are; nothing where that cannot be read.
+    """Return the current position of each topic, or nothing if it cannot be read.
 
     The browser then requests the content once more when it has subscribed.
     """
