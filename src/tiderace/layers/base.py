@@ -81,7 +81,7 @@ class BaseChannelLayer:
     ) -> None:
         self.expiry = expiry
         self.capacity = capacity
-        # Not compiled here: subclasses of other projects do that themselves.
+        # The patterns are not compiled here: subclasses of other projects do it themselves.
         self.channel_capacity = channel_capacity or {}
 
     @property

@@ -180,8 +180,8 @@ class LocalChannels:
             mailbox = self._mailbox(channel)
             mailbox.readers += 1
         try:
-            # Without the lock: this may run a consumer's handler, which may wait for
-            # a thread that needs the lock.
+            # The lock is not held: this may run a consumer's handler, which may wait
+            # for a thread that needs the lock.
             if not mailbox.push(message, self.clock() + self.expiry - age):
                 return False
         finally:

@@ -1,4 +1,4 @@
-"""Random bytes for ids that only have to differ: without a system call for each."""
+"""Makes random bytes for ids that only have to differ, without a system call for each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 
 from tiderace.runtime.forks import after_fork
 
-# Not the global generator, which an application may seed the same in all processes. A
-# forked child seeds its own.
+# An application may seed the global generator the same in all processes, so there is one
+# for Tiderace alone. A forked child seeds its own.
 _generator = random.Random()  # noqa: S311
 after_fork(_generator.seed)
 

@@ -214,7 +214,7 @@ class MissingSerializer(BaseMessageSerializer):
 
     exception: ClassVar[Exception | None] = None
 
-    # Not in __init__: before it, a TypeError about the abstract methods would be raised.
+    # Not __init__: a TypeError about the abstract methods would be raised before it.
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Raise ``exception``."""
         raise cls.exception or SerializerDoesNotExist(cls.__name__)

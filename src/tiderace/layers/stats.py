@@ -196,7 +196,7 @@ class Pace:
         since, sent_then, delivered_then = samples[0]
         if now - samples[-1][0] >= _STEP:
             samples.append(sample)
-        # At the beginning one message would otherwise be thousands per second.
+        # Without a minimum, the first message would count as thousands per second.
         seconds = max(now - since, _STEP)
         return (sent - sent_then) / seconds, (delivered - delivered_then) / seconds
 

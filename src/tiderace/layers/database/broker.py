@@ -169,7 +169,7 @@ class DatabaseBroker:
             try:
                 await feed.open()
             except BaseException as error:
-                # Also when cancelled: a thread may go on and open the connection.
+                # A cancellation too: a thread may go on and open the connection.
                 await self._close_feed()
                 if (
                     not isinstance(error, Exception)

@@ -139,7 +139,7 @@ def _nack(cursor: Cursor, queue: str, taken: _Taken, acked: bool) -> None:
     ):
         if not acked:
             return
-        # With its old id it is the first of the queue again.
+        # Its old id makes it the first of the queue again.
         cursor.insert(
             "queue",
             ("id", "queue", "data", "expires_ms"),

@@ -93,8 +93,8 @@ class GroupDelivery:
         self._loss_log = loss_log
         # Groups with listeners in closed event loops.
         self._groups_to_check: set[str] = set()
-        # By group, the channels that joined after messages that are still on their way,
-        # and the last of these; None while it is not known.
+        # The channels of a group that joined after messages that are still on their way,
+        # each with the position of the last of these; None while it is not known.
         self._held_back: dict[str, dict[str, Position | None]] = {}
 
     def hold_back(self, group: str, channel: str, until: Position | None) -> None:

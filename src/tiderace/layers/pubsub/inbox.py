@@ -54,7 +54,7 @@ class ProcessInbox:
             request = message.pop(ENVELOPE_KEY, None)
             if request == "join":
                 if channel in self._local.mailboxes:
-                    # In a task: the subscription waits for the loop that delivers.
+                    # Joined in a task: the subscription waits for the loop that delivers.
                     self._tasks.spawn(
                         self._subscriptions.join(message["group"], channel)
                     )

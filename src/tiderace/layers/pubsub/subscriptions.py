@@ -220,7 +220,7 @@ class GroupSubscriptions:
                     "or raise publish_timeout"
                 ) from error
         except BaseException as error:
-            # Before the waiting callers are woken: they may try again.
+            # Removed before the waiting callers are woken, since they may try again.
             self.cursors.remove(cursor.subject, cursor)
             cursor.ready.set_exception(
                 error if isinstance(error, Exception) else _Abandoned()

@@ -72,7 +72,7 @@ class RedisConnection(asyncio.Protocol):
         )
         # Commands that are written together in the next iteration of the event loop.
         self._unwritten: list[bytes] = []
-        # For each command when it was begun, and the future of its reply.
+        # When each command was begun, and the future of its reply.
         self._replies: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._messages: list[tuple[bytes, bytes | None]] = []
         self._unread_size = 0

@@ -60,7 +60,7 @@ class KeySchema:
         """Return the key of a group's named members, and the start of its other keys."""
         if self._cluster:  # the braces end the name
             return self._tag(f"{self._prefix}:group:{subject}")
-        # Without it, the group "lobby:meta" would have the key of the meta of "lobby".
+        # Unescaped, the group "lobby:meta" would have the key of the meta of "lobby".
         name = subject.replace("%", "%25").replace(":", "%3A")
         return f"{self._prefix}:group:{name}"
 
@@ -87,7 +87,7 @@ class KeySchema:
         return f"{self._queue(queue)}:taken"
 
     def stats(self, process: str) -> str:
-        # In the slot of the pub/sub channel of the same process.
+        # The key is in the slot of the pub/sub channel of the same process.
         return f"{self._queue(process)}:stats"
 
     def members(self, process: str, subject: str) -> str:

@@ -175,8 +175,8 @@ class RedisPool:
         try:
             connection = await asyncio.shield(task)
         except asyncio.CancelledError:
-            # Not when the caller is cancelled too, as at the end of the loop: it would
-            # open another connection after ConnectionLost.
+            # A caller that is cancelled too, as at the end of the loop, must not get
+            # ConnectionLost: it would open another connection.
             if task.cancelled() and cancellation_count() == before:
                 raise ConnectionLost("the event loop is ending") from None
             raise

@@ -90,7 +90,7 @@ def _sentinel_class(module: Any, *, sync: bool) -> Any:
         async def discover_master(self, service_name: str) -> Any:
             replies: list[Exception | str] = []
             for client in self.sentinels:
-                # Without the pool: closing it is awaited, which a cancellation skips.
+                # The pool is not used: closing it is awaited, which a cancellation skips.
                 connection = client.connection_pool.make_connection()
                 address = None
                 try:

@@ -295,7 +295,7 @@ class PostgresConnection:
         entry = transaction.entry
         if entry is None:
             return seems_committed
-        # In one snapshot: the next message may get the number between two.
+        # Read both in one snapshot: between two, the next message may get the number.
         found = self._read(
             "SELECT e.published_ms, s.last_number FROM tiderace_layer_stream s "
             "LEFT JOIN tiderace_layer_entry e "

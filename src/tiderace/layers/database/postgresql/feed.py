@@ -55,8 +55,8 @@ _IN_FLIGHT = 1000
 # Seconds within which an item of a queue is committed after it got its id.
 _QUEUE_OVERLAP = 2.0
 
-# With the time at which the server was started, since a pooler keeps the connection when
-# the server restarts or another one takes over.
+# It also reads when the server was started, since a pooler keeps the connection when the
+# server restarts or another one takes over.
 _ENDS = (
     "SELECT e.last_value, q.last_value, "
     "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint "

@@ -181,7 +181,7 @@ def _open(path: Path, timeout: float) -> sqlite3.Connection:
         check_same_thread=False,
     )
     try:
-        # Before the first page is written; without effect on a file that has one.
+        # It has an effect only before the first page of the file is written.
         database.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
         database.execute("PRAGMA journal_mode = WAL")
         # A commit is in the write-ahead log when it returns: no crash of a process loses

@@ -110,7 +110,7 @@ def _beside(name: str) -> Path:
     if name == ":memory:" or name.startswith("file:") or not name:
         # A database in memory, as in tests: only this process and its forks have it.
         folder = Path(tempfile.mkdtemp(prefix="tiderace-"))
-        # At the end of a worker of multiprocessing too, where atexit calls nothing, and
+        # Unlike atexit, Finalize also runs at the end of a worker of multiprocessing, and
         # not at the end of a child that has the folder from its parent.
         Finalize(
             None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0
