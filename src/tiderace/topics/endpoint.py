@@ -73,7 +73,7 @@ class TopicsEndpoint(TopicHooks):
         endpoint = cls()
         require_origins(cls.allowed_origins or ())
 
-        # Without a coroutine, which would be 0.25 KB of each socket.
+        # No coroutine function: its coroutine would be 0.25 KB of each socket.
         @markcoroutinefunction
         def application(scope: Scope, receive: Receive, send: Send) -> Any:
             return endpoint(scope, receive, send)
@@ -91,7 +91,7 @@ class TopicsEndpoint(TopicHooks):
             return rest in http_api.METHODS or not rest
         return route in _HTTP_HANDLERS and not rest
 
-    # Without a coroutine of its own, as ``application``.
+    # No coroutine function, for the same reason as ``application``.
     @markcoroutinefunction
     def __call__(
         self, scope: Scope, receive: Receive, send: Send

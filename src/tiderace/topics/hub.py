@@ -117,7 +117,7 @@ class TopicHub:
 
     def by_session(self, secret: str) -> TopicClient | None:
         """Return the client with this secret, if it is served here."""
-        # By digest, so that the duration of the look-up reveals nothing about the secret.
+        # Looked up by digest, so that the duration reveals nothing about the secret.
         client = self._sessions.get(_digest(secret))
         if client is None or not constant_time_compare(client.secret, secret):
             return None

@@ -82,7 +82,7 @@ class StreamedCalls:
         if self._running is _NO_STREAMS:
             self._running = {}
         self._running[stream_id] = stream
-        # With the context variables of the command: a stream ends before its connection.
+        # The task may keep the command's context: a stream ends before its connection.
         task = asyncio.get_running_loop().create_task(stream.run(generator, scope))
         stream.task = task
         task.add_done_callback(lambda _: self._running.pop(stream_id, None))

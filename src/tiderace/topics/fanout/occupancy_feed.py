@@ -129,7 +129,7 @@ class OccupancyFeed(LatestFeed):
     def _on_due(self) -> None:
         self._due = None
         if self._reading:
-            # Not two reads at once: the older one could end last.
+            # Two reads must not run at once: the older one could end last.
             self._read_in(max(_BUSY, self._interval))
             return
         self._reading = True

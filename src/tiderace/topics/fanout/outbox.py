@@ -78,7 +78,7 @@ class ClientOutbox:
         # the protocol.
         self.wrap = None if writer is None else wrapper(codec, writer)
         if writer is None:
-            # Only without a writer: together they take 1.6 KB for each client.
+            # A client with a writer does without these, which take 1.6 KB together.
             self._send = send
             self._queue: deque[bytes] = deque()
             self._wake = asyncio.Event()

@@ -65,7 +65,7 @@ class AsyncGrowingMessage:
         message_id: str,
         tags: Mapping[str, str] | None,
     ) -> None:
-        # With an id of the application, another writer may have begun the same message.
+        # If the application chose the id, another writer may have begun the same message.
         self._is_named = bool(message_id)
         self.id = message_id or secrets.token_hex(8)
         """The message's id: the tag ``grow`` of what clients get."""
@@ -147,7 +147,7 @@ class AsyncGrowingMessage:
                 # of those below.
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
-            # As asyncio.timeout(): another cancellation of the task goes on.
+            # Like asyncio.timeout(), let another cancellation of the task go on.
             is_ours = owner.uncancel() == 0 and is_ours
         if self._abandoned:
             await self._stop()
