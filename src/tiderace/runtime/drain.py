@@ -164,7 +164,7 @@ class Drain:
             connection = waiting.pop()
             if connection not in self._connections:
                 continue
-            # On average an equal share of the remaining time.
+            # The pauses are, on average, equal shares of the remaining time.
             share = min((end - due) / (len(waiting) + 1), _LONGEST_PAUSE)
             due = min(due + 2 * share * self._chance(), end)
             while (pause := due - self._clock()) > 0 and not self._hurried:

@@ -38,8 +38,8 @@ def fulfil(
     try:
         result = function(*args, **kwargs)
     except StopIteration as error:
-        # As in a coroutine. Before Python 3.12 a future of asyncio refuses it, and what
-        # awaits the call would wait for ever.
+        # A coroutine turns it into a RuntimeError too. Before Python 3.12 a future of
+        # asyncio refuses a StopIteration, and the caller would wait for ever.
         raised = RuntimeError(f"sync code raised {error!r}")
         raised.__cause__ = error
         future.set_exception(raised)

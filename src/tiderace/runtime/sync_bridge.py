@@ -180,9 +180,10 @@ def _loop() -> asyncio.AbstractEventLoop:
         return _bridge.loop
 
 
-# At exit, so that connections are closed and not broken.
+# The bridge is closed at exit, so that its connections do not just break off.
 atexit.register(close)
-# At import, for async_to_sync; with the bridge again, for threads patched in between.
+# Called at import for async_to_sync, and by the bridge again, for threads that a library
+# patched in between.
 separate_loops()
 
 
