@@ -124,7 +124,7 @@ def decode(token: object) -> dict[str, Any]:
         except jwt.ImmatureSignatureError:
             raise TokenNotYetValid("it is not valid yet") from None
         except jwt.PyJWTError as error:
-            # Only the kind: a message may quote what the token says.
+            # Name only the kind of error: its message may quote what the token says.
             reason = TokenInvalid(f"it is not acceptable ({type(error).__name__})")
         except (ValueError, TypeError, RecursionError):
             reason = TokenInvalid("it cannot be read")

@@ -149,7 +149,7 @@ def _use_up(nonce: str, expires_at: int) -> None:
             f"one-time tickets need a cache that keeps values, and CACHES[{alias!r}] is a "
             "DummyCache; name another in TIDERACE['TICKET_CACHE']"
         )
-    # Of several processes at once, add() succeeds in one alone.
+    # If several processes call add() at once, it succeeds in only one.
     if not cache.add(_CACHE_KEY + nonce, 1, timeout=expires_at - time.time() + 1):
         raise TokenInvalid("the ticket was used before")
 

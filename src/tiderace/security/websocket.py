@@ -180,7 +180,7 @@ class _AllowedHosts(OriginValidator):
     setting = "the setting ALLOWED_HOSTS"
     names_hosts = True
 
-    # Not those of the base class: Django ignores what cannot match in this setting.
+    # The base class refuses entries that cannot match; Django ignores them in this setting.
     def __init__(self, application: ASGIApp, *, allow_missing: bool) -> None:
         self.application = application
         self.allow_missing = allow_missing
