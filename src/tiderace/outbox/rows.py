@@ -57,8 +57,8 @@ class OutboxRow:
         return PreparedPublication(topic, record, self._own_key(), _KEY_TTL)
 
     def _own_key(self) -> str:
-        # With time and data, since ids begin again in a table that is created anew. The
-        # prefix keeps it apart from the keys of publication_key().
+        # Has the time and the data, since ids begin again in a table that is created anew.
+        # The prefix keeps it apart from the keys of publication_key().
         text = f"outbox:{self.id}:{self.created.isoformat()}:{self.data}"
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 

@@ -33,7 +33,7 @@ def store(publication: PreparedPublication, using: str | None) -> bool:
         data=as_text(record["data"]),
         tags=msgspec.json.encode(tags).decode() if tags else None,
         key=publication.key,
-        # Not the default of the database, whose time zone may differ without USE_TZ.
+        # The time zone of the database's own default may differ without USE_TZ.
         created=timezone.now(),
     )
     # Unlike save(), bulk_create() sends no signals.
