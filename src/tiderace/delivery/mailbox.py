@@ -282,7 +282,7 @@ class Mailbox(Generic[M]):
                 item = self._next_message() or self._next_event()
             if item is not None:
                 return item
-            # As in ``get``: a coroutine for both would be 0.25 KB of each idle socket.
+            # Repeats ``get``: a coroutine for both would be 0.25 KB of each idle socket.
             waiter = self._add_waiter()
             if self.has_next():
                 self._discard_waiter(waiter)

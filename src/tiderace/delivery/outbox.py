@@ -175,7 +175,7 @@ class Outbox:
         if kind == "websocket.send" and not (self.lost or self.closed):
             frames = self._frames
             if frames is not None and self.accepted and "text" in event:
-                # As the server does, without creating its coroutine.
+                # Do what the server's send does, without creating its coroutine.
                 frames.write(_text_frame(frames, event["text"]))
                 if frames.congested:
                     await frames.drained()
@@ -186,7 +186,7 @@ class Outbox:
             metrics.SENDS_AFTER_CLOSE.add()
             return
         elif kind == "websocket.close":
-            # Before the await: nothing may be sent after it.
+            # Set before the await: nothing may be sent after the close.
             self.closed = self.answered = True
             code = event.get("code") or 1000
             metrics.CLOSES_SENT.add(code if self.accepted else "refused")
