@@ -475,7 +475,7 @@ class Connection:
         except (StopConsumer, UnknownMessageType):
             pass
         except Exception as error:
-            # Not raised: it would hide the first error.
+            # It is logged, not raised, since it would hide the first error.
             self._log.disconnect_failed(error)
 
 

@@ -191,7 +191,7 @@ class EagerPath:
             or (self._eager_from and self._iterations.number < self._eager_from)
             or _running
             or get_ident() != self._thread_id
-            # As asyncio.get_running_loop(), without its call of getpid().
+            # Tells the same as asyncio.get_running_loop(), without its call of getpid().
             or not self._loop.is_running()
         ):
             return False
