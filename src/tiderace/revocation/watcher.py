@@ -109,8 +109,8 @@ class RevocationWatcher:
         # Users to be looked up, and the event that wakes the task for them.
         self._due: set[str] = set()
         self._wake_up = asyncio.Event()
-        # By session key, the time it ends and the user's id; only those that end before
-        # the next look-up of all users.
+        # The time at which a session ends and its user's id, by session key; only of
+        # sessions that end before the next look-up of all users.
         self._endings: dict[str, tuple[float, str]] = {}
         self._next_round = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -149,7 +149,7 @@ class RevocationWatcher:
         self._mark_due([registration.user_id])
         if self._task is None:
             _running.add(self)
-            # In a context of its own: that of the first connection ends with it.
+            # The task gets a new context: that of the first connection ends with it.
             self._task = self._loop.create_task(
                 self._run(), context=contextvars.Context()
             )
