@@ -147,7 +147,7 @@ class _Group:
 
     def __init__(self) -> None:
         self.connections: dict[str, ConnectionRow] = {}
-        # By identity, as the set of those who are present.
+        # The keys of the rows, and those who are present, are identities of users.
         self.users: dict[str, UserRow] = {}
         self.present: set[str] = set()
         # Nothing is due before this time; exact after a ``reap``.
