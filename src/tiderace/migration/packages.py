@@ -44,7 +44,7 @@ def _fails(name: str, why: str) -> Package:
     return Package(name, Verdict.UNSUPPORTED, f"{name} {why}")
 
 
-# By the name that is imported. The suites of those that run were run with
+# Packages by the name that is imported. The suite of each that runs was run with
 # install_as_channels().
 PACKAGES: dict[str, Package] = {
     "channels_graphql_ws": _runs("django-channels-graphql-ws"),
