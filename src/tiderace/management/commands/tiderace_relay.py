@@ -58,7 +58,7 @@ class Command(BaseCommand):
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            # At the latest between two callbacks, and on Windows too.
+            # Unlike add_signal_handler(), this works on Windows too.
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
         await process_relays.start(aliases)
         self.stdout.write(f"relaying the outbox of {', '.join(aliases)}")
