@@ -161,9 +161,9 @@ class AsyncConsumer:
     # Both None while no connection is served.
     _background: BackgroundTasks | None = None
     _thread_id: int | None = None
-    # By method name, how a message of the layer may call it.
+    # How a message of the layer may call a method, by the method's name.
     _access: ClassVar[dict[str, Access]] = {}
-    # By type of message, the coroutine method that may be called without dispatch().
+    # The coroutine method that may be called without dispatch(), by type of message.
     _routes: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -201,7 +201,7 @@ class AsyncConsumer:
         process_connections.expected = True
         _note_misspelt_methods(cls)
 
-        # Without a coroutine of its own, which would be 0.25 KB of each socket.
+        # No coroutine function: its coroutine would be 0.25 KB of each socket.
         @markcoroutinefunction
         def app(
             scope: Scope, receive: Receive, send: Send

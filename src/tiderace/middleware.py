@@ -50,7 +50,7 @@ class BaseMiddleware:
     def __init__(self, inner: ASGIApp) -> None:
         self.inner = inner
 
-    # Without a coroutine of its own, which would be 0.25 KB of each socket.
+    # No coroutine function: its coroutine would be 0.25 KB of each socket.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Any]:
         """Serve the connection with the inner app, and return its result.
 

@@ -151,7 +151,7 @@ class ProtocolTypeRouter:
         if _ANSWERS_NO_ROUTE in scope:
             return await application(scope, receive, send)
         hide_commands(scope)
-        # In place: the server logs from this scope, so no secret may stay in a copy.
+        # Change the scope itself, not a copy: the server logs from it.
         scope[_ANSWERS_NO_ROUTE] = True
         try:
             async with socket_thread(scope):
@@ -197,9 +197,9 @@ class URLRouter:
 
     def __init__(self, routes: list[URLPattern]) -> None:
         self.routes = routes
-        # By route, its pattern and application, and the pattern to match with: before an
-        # inner router a prefix. It is not written into the route, which may be in another
-        # router as well.
+        # The pattern and application of each route, and the pattern to match with, by the
+        # route's id(): before an inner router a prefix. The route itself is not changed,
+        # since another router may have it as well.
         self._prefixes: dict[int, tuple[Any, Any, Any]] = {}
         # The routes whose application serves every WebSocket.
         self._ends: dict[int, bool] = {}
@@ -207,7 +207,7 @@ class URLRouter:
             self._check(route)
             self._pattern(route)
 
-    # Without a coroutine, where one below it serves: it would be 0.3 KB of each socket.
+    # No coroutine function: where an application serves, another would be 0.3 KB a socket.
     @markcoroutinefunction
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
         """Serve the connection, and return what the application returns.
