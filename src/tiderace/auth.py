@@ -134,7 +134,7 @@ def logout(scope: Scope) -> None:
     session = _session(scope, "Login cannot find session in scope.")
     user = scope.get("user")
     if user is not None and getattr(user, "is_authenticated", True):
-        # Before the flush, so that receivers can still read the session.
+        # Sent before the flush, so that receivers can still read the session.
         user_logged_out.send(sender=user.__class__, request=None, user=user)
     key = session.session_key
     session.flush()

@@ -330,7 +330,7 @@ class Cluster:
         if number is not None and sender == self.process:
             return  # ``ask`` has called the handler itself
         try:
-            # Not in a task, so that messages are handled in order.
+            # The handler runs here, not in a task, so that messages are handled in order.
             answer = _call_handler(message["kind"], message["payload"])
         except Exception:
             logger.exception("a message of another process could not be handled")
