@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["command", "program", "variables", "version"]
 
-# As the topics of the sites: a history of a hundred publications, or none.
+# Like the topics of the sites: a history of a hundred publications, or none.
 _HISTORY = {"history_size": 100, "history_ttl": "3600s", "force_recovery": True}
 _NAMESPACES = {"kept": _HISTORY, "room": _HISTORY, "passing": {}}
 
@@ -41,7 +41,7 @@ def command(path: str, folder: Path, port: int, ping: float) -> list[str]:
         "http_api": {"insecure": True},
         "log": {"level": "error"},
         "client": {
-            # Without a token and with all permissions, as AllowAny in the sites.
+            # Clients need no token and have all permissions, like AllowAny in the sites.
             "insecure": True,
             "allowed_origins": ["*"],
             "ping_interval": f"{ping}s",

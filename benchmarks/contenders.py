@@ -202,7 +202,7 @@ CONTENDERS: Mapping[str, Contender] = {
             "Tiderace, a topic with history",
             "ours",
             site="topics_site",
-            # On other servers what has gathered for a client is one message.
+            # Other servers join what is waiting for a client to one message.
             fan=replace(our_topic("kept"), unpacker=Lines),
             echo=None,
         ),

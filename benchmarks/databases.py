@@ -73,7 +73,7 @@ def postgresql() -> Iterator[Database]:
         yield Database(server.database(), server=server)
 
 
-# By the name of a layer.
+# Open the database of a layer, by the layer's name.
 OPENERS = {"sqlite": sqlite, "postgresql": postgresql}
 
 

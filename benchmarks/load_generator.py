@@ -21,7 +21,7 @@ from benchmarks.frames import RunFailed, masked_frame, parse_frame
 
 __all__ = ["TEXT", "Latencies", "LoadGenerator"]
 
-# With its frame a message is about the size of a line of chat.
+# A message and its frame are about the size of a line of chat.
 TEXT = "x" * 120
 NUMBER = re.compile(rb'"number": ?(\d+)')
 # Seconds without a delivery after which a run is aborted.
@@ -237,7 +237,7 @@ class LoadGenerator:
         self._connecting = 0
         self._done: asyncio.Future[None] | None = None
         self._failure: RunFailed | None = None
-        # For each message: the clients that have not received it, the time of sending.
+        # How many clients have not received each message, and when each was sent.
         self._outstanding: list[int] = []
         self._sent_at: list[float] = []
         self._on_complete: Callable[[Client, int], None] = _nothing
