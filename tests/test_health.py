@@ -221,7 +221,7 @@ def test_readiness_includes_the_drain_and_the_layers(monkeypatch):
     assert channel_layers.why_not_ready in readiness._checks
 
 
-# As views.
+# As views
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ class PageHandler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("content-type", str(kind))
-        # For the demo's page.
+        # The demo's page, of another origin, reads the response.
         self.send_header("access-control-allow-origin", "*")
         self.end_headers()
         self.wfile.write(file.read_bytes())

@@ -206,7 +206,7 @@ def test_a_module_keeps_its_own_name_and_spec(old, new):
 
 
 def test_reloading_under_the_old_name_keeps_the_module_one():
-    # In a process of its own: what was imported before a reload stays the old class.
+    # A new process runs it: what was imported before a reload stays the old class.
     lines = output_of(
         "import importlib, sys, tiderace",
         "tiderace.install_as_channels()",

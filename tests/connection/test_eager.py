@@ -133,7 +133,7 @@ async def test_a_timeout_inside_a_handler_does_not_end_the_connection(layer):
     socket = await Socket(Impatient).open()
     await layer.group_send("room", {"type": "said", "text": "0.01"})
     await until(lambda: len(texts(socket)) == 1)
-    # At once: the time is up before the connection's task has carried it on.
+    # Sent at once: the time is up before the connection's task has carried it on.
     await layer.group_send("room", {"type": "said", "text": "0"})
     await until(lambda: len(texts(socket)) == 2)
 

@@ -286,7 +286,7 @@ async def test_a_sync_disconnect_runs_after_a_cancellation_inside_async_to_sync(
 
     class Sending(WebsocketConsumer):
         def receive(self, text_data=None, bytes_data=None):
-            # As while ``send`` returns: asgiref then copies this context.
+            # This is the state while ``send`` returns, when asgiref copies the context.
             AsyncToSync.executors.current = gone
             calls.append("receive")
             leave.wait(10)

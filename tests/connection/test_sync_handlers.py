@@ -139,7 +139,7 @@ async def test_a_database_connection_is_closed_in_its_thread_after_the_handler(
     closed, worked = [], []
 
     def work():
-        # Without closing around it, as applications do by mistake.
+        # No connection is closed around it: applications forget that by mistake.
         connections["default"] = Connection()
         worked.append(threading.get_ident())
 

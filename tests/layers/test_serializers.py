@@ -216,7 +216,7 @@ def test_an_encrypted_message_is_a_fernet_token_of_the_payload(kind):
 
     token = serializer.serialize(MESSAGE)[4:]
 
-    # Not to be changed: messages of channels_redis are read, and it reads ours.
+    # The key must not change: channels_redis and Tiderace read each other's messages.
     key = base64.urlsafe_b64encode(hashlib.sha256(b"a secret").digest())
     assert Fernet(key).decrypt(token) == kind().serialize(MESSAGE)
     assert serializer.deserialize(b"1234" + token) == MESSAGE

@@ -514,7 +514,7 @@ async def test_a_relay_that_lost_the_lease_publishes_nothing_more(broker, sqlite
     await commit(sqlite, 1, 2, 3)
     async with relaying(sqlite, clock=clock) as relay:
         await until(lambda: broker.tried)
-        # As for a process that was stopped: the clock goes on, nothing is renewed.
+        # A process that was stopped (SIGSTOP) renews nothing while the clock goes on.
         relay._lease.acquire = lambda: False
         clock.advance(10)
         broker.errors.clear()

@@ -410,7 +410,7 @@ async def test_a_push_without_a_protobuf_field_is_not_sent(app):
             replies += all_told(await socket.receive_from())
 
         announce = current().trackers.get("default")._announcer._announce
-        # In order, so what is said of the change would come between these two.
+        # Events keep their order, so one for the change would come between these two.
         await announce("people", "join", Member("first", "7"))
         await announce("people", "changed", None)
         await announce("people", "join", Member("second", "8"))

@@ -47,7 +47,7 @@ if len(sys.argv) > 1:
 asyncio.run(freeze())
 print(*gc.get_threshold()[:2])
 """
-# With one old generation, its number is another one, and is left alone.
+# Python 3.14 has one old generation and another default for it, which is left alone.
 DEFAULT = "5000 2" if gc.get_threshold()[1:] == (10, 10) else "5000 10"
 
 

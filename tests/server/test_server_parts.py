@@ -1109,7 +1109,7 @@ def test_gunicorns_worker_serves_websockets_with_the_class():
 
 
 def test_gunicorns_worker_names_the_missing_package():
-    # In another process, where the package is hidden from the very first import.
+    # Another process runs it, where the package is hidden from the very first import.
     script = (
         "import sys\n"
         "sys.modules['uvicorn_worker'] = None\n"

@@ -347,7 +347,7 @@ def test_messages_sent_before_the_handshake_are_kept(plain):
         await echo(scope, receive, send)
 
     with plain.connect(application) as client:
-        # In one piece with the request, uvicorn's HTTP side would swallow it.
+        # Uvicorn's HTTP side would swallow it if it came in one piece with the request.
         wait_until(lambda: loops, what="the handshake")
         client.say("early")
         protocol = plain.protocol_of(client)

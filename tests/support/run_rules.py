@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(
     slow |= {item for item in items for _ in item.iter_markers("servers")}
     config.hook.pytest_deselected(items=[*slow])
     items[:] = [item for item in items if item not in slow]
-    # Not in pytest_configure: xdist starts its workers as processes.
+    # pytest_configure would be too early: xdist starts its workers as processes.
     subprocess.Popen.__init__ = skip_start
     multiprocessing.process.BaseProcess.start = skip_start
     os.fork = skip_start

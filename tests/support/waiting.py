@@ -36,7 +36,8 @@ async def until(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> A
                 value = await value
             if value:
                 return value
-            # At first after each step of the loop; then for threads and servers.
+            # Checks after each step of the loop at first, later less often: what takes longer is
+            # done by threads and servers.
             checks += 1
             await asyncio.sleep(0 if checks < 500 else 0.005)
 

@@ -254,5 +254,5 @@ def test_a_mutant_is_caught(run, name):
 
     assert done.status == SOME_FAILED, done.output
     assert "failed" in summary, done.output
-    # By all of them: one that passes is not needed here.
+    # All of them must fail: one that passes is not needed here.
     assert "passed" not in summary, done.output

@@ -289,7 +289,7 @@ async def test_a_client_that_was_cut_off_gets_missed_publications(
             for n in (2, 3, 4):
                 await server.acall("publish", channel=channel, data=n)
 
-        # Before it has begun to come back.
+        # Called before it has begun to reconnect.
         visitor.record.then["connecting"] = meanwhile
         cut = {"code": 4000, "reason": "cut"}
         await server.acall("disconnect", user=channel, disconnect=cut)

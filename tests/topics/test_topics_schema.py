@@ -48,7 +48,7 @@ class Entry(PublishesChanges, models.Model):
     title = models.CharField(max_length=20)
     state = models.CharField(max_length=1, choices=[("d", "draft"), ("p", "public")])
     price = models.DecimalField(max_digits=5, decimal_places=2, null=True)
-    # Not cascading: the table does not exist.
+    # A cascade would fail: the table does not exist.
     author = models.ForeignKey(User, models.DO_NOTHING, db_constraint=False)
     secret = models.TextField()
 

@@ -114,7 +114,7 @@ async def test_a_whisper_reaches_other_processes(elsewhere, app):
 
         await whisper(ada, "pad:a", "here")
         await until(lambda: there.data)
-        # As another process passes it on.
+        # This is what another process passes on.
         other = there.data[0].replace(ada.id, "someone-else")
         await elsewhere.stream_publish(
             events_group("pad:a"), {"data": other}, keep=_NOTHING

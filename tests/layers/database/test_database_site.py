@@ -267,7 +267,7 @@ def test_a_scrape_of_either_worker_has_the_sum_of_both(
     monitored, gunicorn, in_both_workers
 ):
     def scrape():
-        # On a connection of its own, which either worker accepts.
+        # Each request opens its own connection, which either worker accepts.
         return httpx.get(f"{gunicorn.url}/metrics").text.splitlines()
 
     expected = f"tiderace_topic_connections {float(len(in_both_workers))}"

@@ -197,7 +197,7 @@ async def test_a_renewed_report_writes_one_page(make_layer, file):
 
     await layer.report()
 
-    # With its header in the log. An idle process does so four times a minute.
+    # One page and its header in the log. An idle process writes it four times a minute.
     assert log.stat().st_size - before == 24 + 2048
 
 

@@ -63,7 +63,7 @@ def tasks(own_server, prefix, tmp_path, pool):
     (tmp_path / "tasks.py").write_text(APPLICATION)
     source = str(Path(sys.modules["tiderace"].__file__).parents[1])
     environment = {
-        # Without this suite's settings, which Celery would load.
+        # Leave out this suite's settings, which Celery would load.
         **{key: os.environ[key] for key in os.environ if not key.startswith("DJANGO")},
         "URL": own_server.url,
         "PREFIX": prefix,

@@ -471,7 +471,7 @@ async def test_an_invalid_message_does_not_stop_the_later_ones(make_layer, caplo
     await layer.group_add("room", channel)
     layer._pump.ensure_running()
 
-    # As another version, or another program with access to the server, may publish it.
+    # Another version, or another program with access to the server, may publish this.
     await layer._publisher.publish_to_each(
         ["room"], layer.serialize({"type": "x", "__tiderace__": 3})
     )

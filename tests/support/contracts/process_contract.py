@@ -208,7 +208,7 @@ class ProcessContract:
         process.send_signal(signal.SIGSTOP)
 
         layer = make_layer(publish_timeout=60)
-        # In more commits than the wake-ups that a socket holds.
+        # There are more commits than a socket holds wake-ups.
         for first in range(1, 2001, 3):
             together = range(first, min(first + 3, 2001))
             await within(asyncio.gather(*(publish(layer, each) for each in together)))

@@ -348,7 +348,7 @@ class Cluster:
     def move_slots(self, source: int, target: int) -> None:
         """Move most slots of one node to another, and wait (Valkey 9 and newer)."""
         share = self.SLOTS // len(self.nodes) + 1
-        # Not all: a node without slots becomes a replica.
+        # The node keeps some: one without slots becomes a replica.
         first, last = source * share + 10, min((source + 1) * share, self.SLOTS) - 1
         node, heir = self.nodes[source], self.nodes[target]
         name = heir.call("CLUSTER", "MYID")

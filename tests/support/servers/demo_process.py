@@ -39,7 +39,7 @@ class DemoProcess(AsgiProcess):
         self._env["TIDERACE_DEMO_DATA"] = str(folder / "demo.sqlite3")
         self._env["TIDERACE_DEMO_BOTS"] = "0"
         if "database" in arguments:
-            # For management commands too.
+            # Management commands, which have no such argument, use the layer too.
             self._env["TIDERACE_DEMO_LAYER"] = "database"
 
     def _line(self, application: str) -> list[str]:

@@ -22,7 +22,7 @@ from tiderace.testing import WebsocketCommunicator
 
 __all__ = ["InProcess", "OverTheNetwork", "Storm", "Visitor"]
 
-# With which the server may say that a client has missed, or may miss, something.
+# Codes with which the server says that a client has missed, or may miss, something.
 SIGNALLED = {3008, 3010}
 
 

@@ -30,7 +30,7 @@ class Publications:
     """Tests that mean the same in every kind of test case."""
 
     def setUp(self):
-        # Without super(), as in many projects.
+        # super() is not called, as in many projects.
         self.alice = User.objects.create_user("alice", first_name="member")
         self.client.force_login(self.alice)
 

@@ -155,7 +155,7 @@ async def test_the_session_of_the_request_identifies_the_user(
 
     app = get_application([path("connection/", Endpoint.as_asgi())], http=pages)
     async with StreamClient(app, headers=(ORIGIN, JSON, (b"cookie", cookie))) as stream:
-        # Without the cookie.
+        # A client without the cookie is anonymous.
         anonymous = await stream.post("{}")
 
     assert seen == [user.pk]

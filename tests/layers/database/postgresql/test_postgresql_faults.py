@@ -284,7 +284,7 @@ async def test_a_long_transaction_delays_no_other_topic(
     await publish(layer, 0, topic="slow")
     prefix = layer.prefix
     with psycopg.connect(own_postgresql.dsn) as other:
-        # As a program that publishes to another topic and does not commit.
+        # Do what a program does that publishes to another topic and does not commit.
         other.execute(
             "UPDATE tiderace_layer_stream SET last_number = 2 WHERE subject = %s",
             (f"{prefix}:slow",),
