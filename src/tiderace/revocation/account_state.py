@@ -96,7 +96,7 @@ class Found:
     users: dict[str, tuple[AbstractBaseUser, AccountState]] = field(
         default_factory=dict
     )
-    """By primary key as text; a missing one does not exist."""
+    """Users by their primary key as text; one that is missing does not exist."""
     sessions: dict[str, float | None] = field(default_factory=dict)
     """By session key, when it expires (seconds since 1970), None where the engine does
     not store that; a missing one does not exist."""

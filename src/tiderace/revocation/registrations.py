@@ -35,7 +35,7 @@ class Registrations:
     def __init__(self) -> None:
         self.by_user: dict[str, set[Registration]] = {}
         self.by_session: dict[str, set[Registration]] = {}
-        """By ``session_reference``, not by key."""
+        """The keys are from ``session_reference``; a session's own key is a secret."""
 
     def __len__(self) -> int:
         return sum(len(each) for each in self.by_user.values())
