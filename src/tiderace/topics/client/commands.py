@@ -259,4 +259,4 @@ COMMANDS: dict[str, Callable[[ClientContext, Any], Awaitable[Any]]] = {
     "send": _send,
     "ping": _ping,
 }
-"""By the names that requests and results have in the protocol."""
+"""Handlers by the name that the request and the result have in the protocol."""

@@ -91,7 +91,7 @@ class _CommitHook:
 
     publication: PreparedPublication
     together: Sequence[_CommitHook] = field(default_factory=list)
-    """On the last hook of a commit: all of them; empty on the others."""
+    """The last hook of a commit has all hooks of it; the others have none."""
     waits: bool = False
     """Whether a later hook of the commit publishes it."""
     ended: bool = False
