@@ -1027,7 +1027,8 @@ class Pinged:
             close_timeout=10,
             refusal_timeout=2,
         )
-        self.connection.keep_alive(20, timeout)
+        # Its timers are those of the loop, which has the same method.
+        self.connection.keep_alive(20, timeout, self.loop)
 
     @property
     def pings(self):

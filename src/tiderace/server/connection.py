@@ -8,6 +8,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 
 from tiderace.asgi import Event
 from tiderace.runtime.tasks import READING
+from tiderace.server.delays import DelayedCall, Delays
 from tiderace.server.frames import (
     binary_frame,
     close_frame,
@@ -40,6 +41,7 @@ class ServerConnection:
 
     __slots__ = (
         "_close_timeout",
+        "_delays",
         "_frames",
         "_loop",
         "_parser",
@@ -75,7 +77,7 @@ class ServerConnection:
         self._parser = FrameParser(max_size)
         self._ping_interval = 0.0
         self._ping_timeout: float | None = None
-        self._ping_timer: asyncio.TimerHandle | None = None
+        self._ping_timer: DelayedCall | None = None
         # Whether the client has sent something since the last ping.
         self._received = True
         self._timer: asyncio.TimerHandle | None = None
@@ -83,7 +85,9 @@ class ServerConnection:
         self._state = _OPEN
         frames.open()
 
-    def keep_alive(self, interval: float, timeout: float | None) -> None:
+    def keep_alive(
+        self, interval: float, timeout: float | None, delays: Delays
+    ) -> None:
         """Ping the client every ``interval`` seconds; expect any bytes within ``timeout``.
 
         Any bytes count, since a pong may queue behind a long upload. While the server
@@ -91,6 +95,7 @@ class ServerConnection:
         is expected; the pings keep proxies and NAT tables from dropping the connection.
         """
         self._ping_interval, self._ping_timeout = interval, timeout
+        self._delays = delays
         self._ping_after(interval)
 
     # From the application
@@ -233,7 +238,7 @@ class ServerConnection:
         self._cut_after(self._refusal_timeout)
 
     def _ping_after(self, seconds: float) -> None:
-        self._ping_timer = self._loop.call_later(seconds, self._ping)
+        self._ping_timer = self._delays.call_later(seconds, self._ping)
 
     def _ping(self) -> None:
         self._frames.write(ping_frame())
@@ -244,7 +249,7 @@ class ServerConnection:
             self._check_after(self._ping_timeout)
 
     def _check_after(self, seconds: float) -> None:
-        self._ping_timer = self._loop.call_later(seconds, self._check_received)
+        self._ping_timer = self._delays.call_later(seconds, self._check_received)
 
     def _check_received(self) -> None:
         """Close the connection if the client has sent nothing since the ping.
@@ -258,7 +263,7 @@ class ServerConnection:
             self._check_after(self._ping_interval)
         else:
             # uvloop runs the late timers of a loop that was blocked before it reads.
-            self._ping_timer = self._loop.call_later(READING, self._give_up)
+            self._ping_timer = self._delays.call_later(READING, self._give_up)
 
     def _give_up(self) -> None:
         if self._received or self._read_queue.paused:

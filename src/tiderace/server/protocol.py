@@ -30,6 +30,7 @@ from tiderace.asgi import Event, redacted_query
 from tiderace.runtime.lifespan import on_startup
 from tiderace.server.collector import freeze
 from tiderace.server.connection import ServerConnection
+from tiderace.server.delays import Delays
 from tiderace.server.handshake import (
     MAX_SIZE,
     HandshakeRefused,
@@ -277,7 +278,10 @@ class WebSocketProtocol(asyncio.Protocol):
         )
         self.frames.write(response)
         if config.ws_ping_interval and not _is_pinged(message, config.ws_ping_interval):
-            connection.keep_alive(config.ws_ping_interval, config.ws_ping_timeout)
+            delays = Delays.of(self.server_state, self.loop)
+            connection.keep_alive(
+                config.ws_ping_interval, config.ws_ping_timeout, delays
+            )
         if self._unread:
             unread, self._unread = self._unread, b""
             self.transport.resume_reading()
