@@ -11,6 +11,9 @@ from tiderace.runtime.tasks import LATE, READING
 # Seconds after a token's expiry in which the client may still send a new one.
 _GRACE = 25.0
 
+# Of a client without a timer, as most are: a dict that was emptied keeps 0.2 KB.
+_NO_HANDLES: dict[str, asyncio.TimerHandle] = {}
+
 
 class Timers:
     """Timers by name; a new one replaces an earlier one of the same name."""
@@ -19,13 +22,15 @@ class Timers:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._handles: dict[str, asyncio.TimerHandle] = {}
+        self._handles = _NO_HANDLES
 
     def start_timer(
         self, name: str, delay: float, callback: Callable[[], None]
     ) -> None:
         """Call ``callback`` after ``delay`` seconds."""
         self.cancel_timer(name)
+        if self._handles is _NO_HANDLES:
+            self._handles = {}
         self._handles[name] = self._loop.call_later(delay, callback)
 
     def start_deadline(
@@ -80,6 +85,8 @@ class Timers:
         handle = self._handles.pop(name, None)
         if handle is not None:
             handle.cancel()
+            if not self._handles:
+                self._handles = _NO_HANDLES
 
     def cancel_all(self) -> None:
         """Cancel every timer."""
