@@ -191,7 +191,7 @@ def test_the_window_comes_from_the_settings_and_is_zero_in_development(
 
 @pytest.mark.parametrize("key", ["DRAIN_SECONDS", "DRAIN_GRACE"])
 def test_a_negative_time_is_refused(key):
-    with pytest.raises(conf.UnknownSetting, match=f"{key}.*is -1.0; use 0 or more"):
+    with pytest.raises(conf.UnknownSetting, match=f"{key}.*is -1; use 0 or more"):
         conf.validate({key: -1})
 
 
