@@ -16,8 +16,9 @@ from support.servers.brokers import HOST
 from support.waiting import until
 from tiderace import metrics
 from tiderace.exceptions import LayerUnavailable
+from tiderace.layers.backoff import backoff
 from tiderace.layers.broker import Retention
-from tiderace.layers.redis import RedisChannelLayer
+from tiderace.layers.redis import RedisChannelLayer, subscriber
 from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.runtime import sync_bridge
 
@@ -165,6 +166,28 @@ async def test_the_layer_is_ready_while_its_server_is_there(own_server, make_lay
 
     await until(ready)
     assert metrics.BROKERS_AWAY.value == away
+
+
+async def test_a_server_that_was_away_for_thousands_of_tries_is_reached_again(
+    own_server, make_layer, monkeypatch
+):
+    """At one try a second these are the tries of two hours."""
+    layer = make_layer(own_server.url)
+    box, [group] = await join_groups(layer, 1)
+    pauses = []
+
+    def pause_after(tries):
+        pauses.append(backoff(tries + 8000))
+        return 0.001
+
+    monkeypatch.setattr(subscriber, "backoff", pause_after)
+    own_server.kill()
+    await until(lambda: len(pauses) > 2)
+    await asyncio.to_thread(own_server.start)
+    await until(lambda: layer.ready)
+    await layer.group_send(group, {"type": "n", "n": 1})
+
+    assert await heard(box, 1) == [1]
 
 
 async def test_closing_returns_while_a_connection_is_being_opened(sentinel, make_layer):

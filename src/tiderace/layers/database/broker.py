@@ -183,7 +183,7 @@ class DatabaseBroker:
                         extra={"reason": "broker_away"},
                     )
                 tries += 1
-                await asyncio.sleep(backoff(tries, first=0.025, longest=1.0))
+                await asyncio.sleep(backoff(tries))
                 continue
             if tries:
                 logger.warning(

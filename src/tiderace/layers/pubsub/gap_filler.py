@@ -12,6 +12,7 @@ from tiderace import metrics
 from tiderace.asgi import printable
 from tiderace.exceptions import LayerUnavailable
 from tiderace.history import Position
+from tiderace.layers.backoff import backoff
 from tiderace.layers.broker import Broker, StreamMessage
 
 logger = logging.getLogger("tiderace.layers")
@@ -117,7 +118,7 @@ class GapFiller:
                             error,
                         )
                     tries += 1
-                    await asyncio.sleep(min(1.0, 0.05 * 2.0**tries))
+                    await asyncio.sleep(backoff(tries))
         finally:
             if cursor.buffered is buffered:
                 cursor.buffered = None

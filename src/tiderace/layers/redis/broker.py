@@ -75,9 +75,7 @@ class RedisBroker:
         self._split = lru_cache(maxsize=_CACHED_CHANNELS)(self.keys.split)
         self._prefix = prefix
         self._cluster = cluster
-        self._subscriber = Subscriber(
-            host, timeout=timeout, backoff=self.commands.backoff
-        )
+        self._subscriber = Subscriber(host, timeout=timeout)
 
     @cached_property
     def presence(self) -> RedisPresenceStore:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +12,7 @@ import hiredis
 import redis.exceptions
 
 from tiderace.exceptions import LayerAccessDenied, LayerUnavailable, MessageTooLarge
+from tiderace.layers.backoff import backoff
 from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.layers.redis.pool import RedisPool
 from tiderace.layers.redis.scripts import SCRIPTS, Script
@@ -167,7 +167,7 @@ class CommandRunner:
                 # After a failover the server at this address may remain a replica.
                 await self._pool.close()
             tries += 1
-            delay = self.backoff(tries)
+            delay = backoff(tries)
             now = time.monotonic()
             # A blocking attempt has no limit of time: the next one may take as long.
             took = now - begun if asyncio._get_running_loop() is None else 0.0  # noqa: SLF001
@@ -178,10 +178,6 @@ class CommandRunner:
                     "check that it runs, or raise publish_timeout"
                 ) from reason
             await _sleep(delay)
-
-    def backoff(self, tries: int) -> float:
-        """Return the seconds before the next try: at most one, half of it jitter."""
-        return min(1.0, 0.025 * 2.0**tries) * (0.5 + random.random() / 2)  # noqa: S311 (jitter)
 
 
 async def _run_until(deadline: float, attempt: Awaitable[T]) -> T:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import Any
 
 import hiredis
 
 from tiderace import metrics
+from tiderace.layers.backoff import backoff
 from tiderace.layers.redis.commands import ACCESS_ADVICE, is_denied
 from tiderace.layers.redis.connection import (
     ConnectionLost,
@@ -41,15 +42,11 @@ class Subscriber:
     Args:
         host: one entry of ``hosts``, decoded.
         timeout: seconds to wait for a reply of the server.
-        backoff: returns the seconds before the next try, given the number of tries.
     """
 
-    def __init__(
-        self, host: dict[str, Any], *, timeout: float, backoff: Callable[[int], float]
-    ) -> None:
+    def __init__(self, host: dict[str, Any], *, timeout: float) -> None:
         self._host = host
         self._timeout = timeout
-        self._backoff = backoff
         self._start_empty()
         after_fork(self._forget_parent)
 
@@ -92,9 +89,7 @@ class Subscriber:
     async def messages(self) -> AsyncGenerator[Messages | None, None]:
         """Yield batches of messages in order, and None after each (re)connect."""
         session = _SubscriberSession(
-            self._channels,
-            SlotMap(self._host, timeout=self._timeout),
-            backoff=self._backoff,
+            self._channels, SlotMap(self._host, timeout=self._timeout)
         )
         self._session = session
         try:
@@ -142,16 +137,13 @@ class Subscriber:
 class _SubscriberSession:
     """The connections of one run of ``Subscriber.messages``, in one event loop."""
 
-    def __init__(
-        self, channels: set[bytes], slots: SlotMap, *, backoff: Callable[[int], float]
-    ) -> None:
+    def __init__(self, channels: set[bytes], slots: SlotMap) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections: dict[Address | None, RedisConnection] = {}
         # Whether the server has confirmed every subscription.
         self.is_connected = False
         self._channels = channels
         self._slots = slots
-        self._backoff = backoff
         # The connection of each subscription, and the future of its confirmation.
         self._subscriptions: dict[
             bytes, tuple[RedisConnection, asyncio.Future[None]]
@@ -264,7 +256,7 @@ class _SubscriberSession:
                     )
                 tries += 1
                 self._slots.invalidate()
-                await asyncio.sleep(self._backoff(tries))
+                await asyncio.sleep(backoff(tries))
                 continue
             if tries:
                 logger.warning(
