@@ -8,6 +8,7 @@ import pytest
 
 from tiderace import metrics
 from tiderace.consumer import concurrent
+from tiderace.delivery.outbox import NOTHING_TO_WRITE
 from tiderace.generic.websocket import AsyncWebsocketConsumer
 from tiderace.layers import InMemoryChannelLayer, channel_layers
 from tiderace.server.frames import binary_frame, text_frame
@@ -37,7 +38,7 @@ class Frames:
         self.built = 0
         self.congested = False
         self.buffered = 0
-        self.write_due = False
+        self.scheduler = NOTHING_TO_WRITE
 
     def text_frame(self, payload):
         self.built += 1

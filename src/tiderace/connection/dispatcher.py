@@ -26,7 +26,7 @@ class Dispatcher:
             done, and every event is a message; None for other connections.
     """
 
-    __slots__ = ("_caller", "_count_ready", "_dispatch", "_eager", "_idle", "_mailbox")
+    __slots__ = ("_caller", "_dispatch", "_eager", "_idle", "_mailbox")
 
     def __init__(
         self,
@@ -41,7 +41,6 @@ class Dispatcher:
         self._dispatch = dispatch
         self._eager = eager
         self._idle = idle
-        self._count_ready = eager.count_ready
 
     async def run(
         self,
@@ -54,15 +53,15 @@ class Dispatcher:
             own_events: types of events that do not go straight to the consumer.
             handle_own_event: called for these.
         """
-        self._mailbox.run_eagerly = self._eager.run_eagerly
-        caller, dispatch = self._caller, self._dispatch
+        caller, dispatch, eager = self._caller, self._dispatch, self._eager
+        self._mailbox.run_eagerly = eager.run_eagerly
         worker = self._idle is not None
         # Whether the last handler may have started or woken a task.
         woken = True
         try:
             while True:
                 source, item = await self._next(woken)
-                ready = self._count_ready()
+                ready = eager.count_ready()
                 if isinstance(item, (SuspendedHandler, DeferredError)):
                     work = caller.call(item, item.began, passing=item.passing)
                 elif worker or source is Source.MESSAGE:
@@ -78,7 +77,7 @@ class Dispatcher:
                 try:
                     waits_for = work.send(None)
                 except StopIteration:
-                    woken = self._count_ready() != ready
+                    woken = eager.count_ready() != ready
                 else:
                     await SuspendedHandler(work, waits_for)
                     woken = True

@@ -14,6 +14,21 @@ class TooSlow(Exception):
     """The client reads too slowly: its outbox is over its limit."""
 
 
+class WriteSchedule(Protocol):
+    """When the frames of an event loop are written."""
+
+    due: bool
+    """Whether the loop has a callback that writes them."""
+
+
+class _NothingToWrite:
+    due = False
+
+
+NOTHING_TO_WRITE: WriteSchedule = _NothingToWrite()
+"""The schedule of a server that takes no frames."""
+
+
 class FrameWriter(Protocol):
     """Writes finished frames to one socket: the contract of ``ServerFrameWriter``."""
 
@@ -38,8 +53,8 @@ class FrameWriter(Protocol):
         """Wait until the socket is not congested any more, or is closed."""
 
     @property
-    def write_due(self) -> bool:
-        """Whether the event loop has a callback that writes to this or other sockets."""
+    def scheduler(self) -> WriteSchedule:
+        """The schedule of all sockets of the server in this event loop."""
 
     @property
     def congested(self) -> bool:
@@ -143,9 +158,9 @@ class Outbox:
         return self._frames if self.open else None
 
     @property
-    def write_due(self) -> bool:
-        """Whether a callback of the event loop is to write frames; see ``FrameWriter``."""
-        return self._frames is not None and self._frames.write_due
+    def write_schedule(self) -> WriteSchedule:
+        """When the server writes frames, the same for all sockets of an event loop."""
+        return NOTHING_TO_WRITE if self._frames is None else self._frames.scheduler
 
     def put(self, message: PreparedMessage) -> bool:
         """Send ``message`` without waiting; return False if the server cannot.

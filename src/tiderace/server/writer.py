@@ -65,6 +65,9 @@ class WriteScheduler:
     """Writes the queued frames of sockets at the end of a tick of the event loop.
 
     Many sockets are written to in slices, between which the loop serves other events.
+
+    Attributes:
+        due: whether the loop has a call of ``_flush``.
     """
 
     __slots__ = (
@@ -72,9 +75,9 @@ class WriteScheduler:
         "_batch",
         "_loop",
         "_queued",
-        "_scheduled",
         "_shared_queues",
         "_thread",
+        "due",
     )
 
     @classmethod
@@ -93,8 +96,7 @@ class WriteScheduler:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = get_ident()
-        # Whether the loop has a call of ``_flush``.
-        self._scheduled = False
+        self.due = False
         self._queued: list[ServerFrameWriter] = []
         # The sockets being written to, in reverse order.
         self._batch: list[ServerFrameWriter] = []
@@ -103,7 +105,7 @@ class WriteScheduler:
     def add(self, frames: ServerFrameWriter) -> None:
         """Flush ``frames`` when the tick ends."""
         self._queued.append(frames)
-        if not self._scheduled:
+        if not self.due:
             self._schedule()
 
     def write_all(
@@ -136,7 +138,7 @@ class WriteScheduler:
             if type(queue) is _SharedQueue and self._join(queue, members, frame):
                 continue
             for each in members:
-                if each.congested or each._closed or each._scheduler is not self:
+                if each.congested or each._closed or each.scheduler is not self:
                     refused.append(each)
                 else:
                     each.write(frame)
@@ -149,7 +151,7 @@ class WriteScheduler:
     ) -> bool:
         """Add ``frame`` for these members of ``queue``; return False if it cannot."""
         size = queue.size + len(frame)
-        if members[0]._scheduler is not self or size > _FLUSH_SIZE:
+        if members[0].scheduler is not self or size > _FLUSH_SIZE:
             return False
         if len(members) == queue.remaining:
             queue.frames.append(frame)
@@ -177,11 +179,11 @@ class WriteScheduler:
         for each in members:
             each._queue = shared
         self._shared_queues.append(shared)
-        if not self._scheduled:
+        if not self.due:
             self._schedule()
 
     def _schedule(self) -> None:
-        self._scheduled = True
+        self.due = True
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -200,7 +202,7 @@ class WriteScheduler:
             if self._batch or self._queued or self._shared_queues:
                 self._loop.call_soon(self._flush)
             else:
-                self._scheduled = False
+                self.due = False
 
     def _flush_batch(self) -> None:
         part = self._batch[-_SLICE:]
@@ -263,12 +265,12 @@ class ServerFrameWriter:
         "_closed",
         "_frames",
         "_queue",
-        "_scheduler",
         "_size",
         "_transport",
         "_waiters",
         "congested",
         "on_text",
+        "scheduler",
     )
 
     text_frame = staticmethod(text_frame)
@@ -276,7 +278,7 @@ class ServerFrameWriter:
 
     def __init__(self, transport: asyncio.Transport, scheduler: WriteScheduler) -> None:
         self._transport = transport
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         # The frames queued for this socket alone.
         self._frames: list[bytes] = []
         self._size = 0
@@ -306,12 +308,12 @@ class ServerFrameWriter:
         Returns at once and raises nothing. The frame is written when the running tick
         of the event loop ends, together with all other frames of that tick.
         """
-        queue, scheduler = self._queue, self._scheduler
+        queue, scheduler = self._queue, self.scheduler
         if queue is scheduler:
             self._queue = None
             # As WriteScheduler.add, without the call.
             scheduler._queued.append(self)
-            if not scheduler._scheduled:
+            if not scheduler.due:
                 scheduler._schedule()
         elif queue is not None:
             self._leave()
@@ -338,12 +340,7 @@ class ServerFrameWriter:
         Raises:
             TypeError: when ``frame`` is not bytes.
         """
-        return self._scheduler.write_all(writers, frame)
-
-    @property
-    def write_due(self) -> bool:
-        """Whether the event loop has a callback that writes to this or other sockets."""
-        return self._scheduler._scheduled
+        return self.scheduler.write_all(writers, frame)
 
     @property
     def unsent(self) -> bool:
@@ -385,7 +382,7 @@ class ServerFrameWriter:
                 break
             self._transport.write(data)
         if not self.congested and not self._closed:
-            self._queue = self._scheduler
+            self._queue = self.scheduler
 
     def _leave(self) -> None:
         """Leave a shared queue, with a copy of its frames."""
@@ -415,7 +412,7 @@ class ServerFrameWriter:
         """Accept frames from now on: the handshake has succeeded."""
         self._closed = False
         if not self.congested:
-            self._queue = self._scheduler
+            self._queue = self.scheduler
 
     def end(self, last: bytes) -> None:
         """Queue the close frame; later frames are dropped."""
