@@ -32,7 +32,7 @@ QUEUED = "held while it is queued there, for a call less per message"
 ALLOWED: dict[str, str] = {
     "ExpiryQueue._heap": QUEUED,
     "ServerFrameWriter._queue": QUEUED,
-    "ServerFrameWriter._scheduler": QUEUED,
+    "ServerFrameWriter.scheduler": QUEUED,
 }
 
 
