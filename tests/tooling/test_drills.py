@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +14,8 @@ from benchmarks.drills import registry, table
 from benchmarks.drills.ledger import Ledger, Row, Sent
 from benchmarks.drills.outbox.trial import Subscriber
 from benchmarks.drills.outbox.writer import WRITER
+
+from support.paths import ROOT
 
 
 def row_of(*numbers, first=0, sent=5, raised=(), report_after=None, reported_at=10):
@@ -281,3 +286,33 @@ def test_an_unknown_drill_is_refused(status_of, capsys):
 
     assert exit_.value.code == 2
     assert "no drill is called nothing" in capsys.readouterr().err
+
+
+def test_the_process_that_forks_writers_and_relays_starts(tmp_path):
+    apps = ["auth", "contenttypes", "sessions"]
+    spec = {
+        "stack": "tiderace",
+        "hosts": ["redis://127.0.0.1"],
+        "layer": {},
+        "tiderace": {},
+        "folder": str(tmp_path),
+        "settings": {
+            "INSTALLED_APPS": [
+                *(f"django.contrib.{app}" for app in apps),
+                "channels",
+                "tiderace.outbox",
+            ]
+        },
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.drills.outbox.forks"],
+        cwd=ROOT,
+        env={**os.environ, "DRILL_SITE": json.dumps(spec)},
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert done.returncode == 0, done.stderr

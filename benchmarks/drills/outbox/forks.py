@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-from importlib import import_module
 from typing import Any
 
 from benchmarks.drills.processes import Process
@@ -112,7 +111,7 @@ def main() -> None:
 
     # What each of the processes would import when it publishes or relays.
     import_string(settings.CHANNEL_LAYERS["default"]["BACKEND"])
-    import_module("tiderace.outbox.management.commands.tiderace_relay")
+    from tiderace.management.commands import tiderace_relay  # noqa: F401
 
     def reap(*_: object) -> None:
         with contextlib.suppress(ChildProcessError):
