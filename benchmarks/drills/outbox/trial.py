@@ -204,7 +204,7 @@ async def run(harness: Harness, *, database: str, layer: str) -> Row:
             "django.contrib.sessions",
             "tiderace.layers.database",
             "tiderace.outbox",
-            "channels",
+            "tiderace",
         ],
     }
     harness.configure(tiderace={"RELAY_IN_SERVERS": False}, settings=settings)
