@@ -1,4 +1,4 @@
-"""What happens when a connection ends or is cancelled, and what is left of it."""
+"""Consumers whose connections end or are cancelled: what is called, and what is freed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def app(own_topics):
             raise RuntimeError("a bug of the application")
 
         def secret(self):
-            raise AssertionError("nobody may call this")
+            raise AssertionError("a method without @rpc was called by a client")
 
     class Feed(Topic):
         pattern = "feed:<int:pk>"
