@@ -28,13 +28,7 @@ from tiderace.topics import (
 from tiderace.topics.declaration.topic import declared
 from tiderace.topics.tokens import read_signed_name, signed_topic
 
-
-@pytest.fixture(autouse=True)
-def fresh_layer(settings):
-    """A layer of this test's own."""
-    settings.CHANNEL_LAYERS = {
-        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
-    }
+pytestmark = pytest.mark.usefixtures("fresh_layer")
 
 
 @pytest.fixture

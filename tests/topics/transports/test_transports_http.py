@@ -41,13 +41,7 @@ from tiderace.topics.transports import emulation, http_stream
 
 KINDS = ["http_stream", "sse"]
 
-
-@pytest.fixture(autouse=True)
-def fresh_layer(settings):
-    """A layer of this test's own."""
-    settings.CHANNEL_LAYERS = {
-        "default": {"BACKEND": "tiderace.layers.InMemoryChannelLayer"}
-    }
+pytestmark = pytest.mark.usefixtures("fresh_layer")
 
 
 @pytest.fixture
