@@ -116,6 +116,19 @@ def test_a_websocket_has_no_deadline_for_a_request(server):
         assert client.hear() == "still here"
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_without_a_request_is_closed_when_the_server_stops(loop):
+    with (
+        RawServer(loop=loop, http=HttpProtocol) as running,
+        client_of(running) as client,
+    ):
+        connections = running.server.server_state.connections
+        wait_until(lambda: len(connections) == 1, what="the connection")
+        running.stop()
+
+        assert is_cut(client)
+
+
 async def large(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": bytes(8_000_000)})
@@ -167,6 +180,30 @@ def test_a_message_sent_together_with_the_opening_request_is_received(server):
             received += client.recv(65536)
 
     assert received.startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_address_of_a_unix_socket_is_its_path_and_its_clients_have_none(
+    loop, tmp_path
+):
+    scopes = []
+
+    async def keep_scope(scope, receive, send):
+        scopes.append(scope)
+        await echo(scope, receive, send)
+
+    path = str(tmp_path / "socket")
+    with (
+        RawServer(loop=loop, http=HttpProtocol, uds=path) as running,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        client.connect(path)
+        where = running.serve(keep_scope)
+        client.sendall(opening_request(where, *UPGRADE, VERSION))
+        assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
+
+    assert scopes[0]["server"] == (path, None)
+    assert scopes[0]["client"] is None
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ import os
 from collections.abc import Awaitable
 from typing import Any, ClassVar
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.server import ServerState
 
 from tiderace.runtime.tasks import READING
 from tiderace.server.handshake import MAX_HEADERS, read_plain_request
@@ -56,15 +58,40 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     # The writer of a response whose finished parts the application writes.
     parts: ServerPartWriter | None = None
 
+    # Whether uvicorn's part of the connection is set up, and what is read before that.
+    _set_up = False
+    cycle: Any = None
+    timeout_keep_alive_task: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        # uvicorn's own part follows with the first bytes, unless they open a WebSocket.
+        if not config.loaded:
+            config.load()
+        self.config = config
+        self.server_state = server_state
+        self.app_state = app_state
+        self.loop = _loop or asyncio.get_running_loop()
+
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+        self.transport = transport
+        self.server_state.connections.add(self)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Start a WebSocket if that is what the client opens, else parse the request."""
-        # Before the first byte of the first request there is no scope.
-        if self.scope is None and self._opens_websocket(data):
-            return
+        if not self._set_up:
+            if self._opens_websocket(data):
+                return
+            self._set_up = True
+            transport = self.transport
+            super().__init__(self.config, self.server_state, self.app_state, self.loop)
+            super().connection_made(transport)
         super().data_received(data)
 
     def _opens_websocket(self, data: bytes) -> bool:
@@ -73,25 +100,36 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         uvicorn would parse it, write it anew and have it parsed by the other protocol: a
         tenth of the processor time of a client that connects.
         """
-        websocket = self.ws_protocol_class
+        websocket = self.config.ws_protocol_class
         if websocket is None or not issubclass(websocket, WebSocketProtocol):
             return False
         opening = read_plain_request(data)
         if opening is None:
             return False
         self._timer.cancel()
-        self.connections.discard(self)
+        self.server_state.connections.discard(self)
+        transport = self.transport
         protocol = websocket(self.config, self.server_state, self.app_state, self.loop)
-        protocol.connection_made(self.transport)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
         protocol.start(*opening)
-        self.transport.set_protocol(protocol)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        if not self._set_up:
+            self.server_state.connections.discard(self)
+            return
         super().connection_lost(exc)
         if self.parts is not None:
             self.parts.cut()
+
+    def shutdown(self) -> None:
+        """Close because the server stops, after the response."""
+        if self._set_up:
+            super().shutdown()
+        else:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

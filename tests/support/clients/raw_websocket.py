@@ -161,20 +161,25 @@ class RawWebSocket:
 
 
 class RawServer:
-    """uvicorn in a thread, with a path for each test's application."""
+    """uvicorn in a thread, with a path for each test's application.
+
+    It listens to a port of TCP, or with the option ``uds`` to a Unix socket.
+    """
 
     def __init__(self, protocol=WebSocketProtocol, **options):
         self.journal = defaultdict(list)
         self._applications = {}
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        listeners = None
+        if "uds" not in options:
+            listeners = [socket.create_server(("127.0.0.1", 0))]
+            self.port = listeners[0].getsockname()[1]
         options = {"log_config": None, "ws_per_message_deflate": False, **options}
         self.config = uvicorn.Config(
             self._dispatch, ws=protocol, lifespan="off", interface="asgi3", **options
         )
         self.server = uvicorn.Server(self.config)
         self._thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [self._listener]}
+            target=self.server.run, kwargs={"sockets": listeners}
         )
 
     def __enter__(self) -> Self:
