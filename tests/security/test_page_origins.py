@@ -11,6 +11,7 @@ from django.urls import path
 from support.clients.stream_client import JSON, request
 from tiderace.routing import get_application
 from tiderace.security import page_origins
+from tiderace.security.origins import site_of
 from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 from tiderace.testing import WebsocketCommunicator
@@ -46,8 +47,12 @@ def scope_of(origin, host="site.test", scheme="http", **headers):
     }
 
 
+def problem_of(scope, validator, named):
+    return origin_problem(scope, validator, named, site_of(scope))
+
+
 def allowed(scope, *named):
-    return origin_problem(scope, AllowedHostsOriginValidator(None), named) is None
+    return problem_of(scope, AllowedHostsOriginValidator(None), named) is None
 
 
 # Same origin
@@ -203,8 +208,8 @@ def test_origins_of_the_endpoint_are_allowed():
 def test_a_validator_with_a_list_of_origins_decides_alone():
     validator = OriginValidator(None, ["partner.test"])
 
-    assert origin_problem(scope_of("https://partner.test:99"), validator, None) is None
-    assert origin_problem(scope_of("http://site.test"), validator, None) is not None
+    assert problem_of(scope_of("https://partner.test:99"), validator, None) is None
+    assert problem_of(scope_of("http://site.test"), validator, None) is not None
 
 
 @pytest.mark.parametrize(
@@ -214,8 +219,8 @@ def test_a_validator_with_a_list_of_origins_decides_alone():
 def test_apps_may_use_topics_where_their_origin_is_listed(entry, origin):
     validator = OriginValidator(None, ["site.test", entry])
 
-    assert origin_problem(scope_of(origin), validator, None) is None
-    assert origin_problem(scope_of("file://"), validator, None) is not None
+    assert problem_of(scope_of(origin), validator, None) is None
+    assert problem_of(scope_of("file://"), validator, None) is not None
 
 
 @pytest.mark.parametrize("entry", ["https://*.site.test", "https://münchen.test"])
@@ -251,7 +256,7 @@ async def test_only_origins_of_one_app_may_send_cookies(entry, cookies):
 
 
 def test_a_problem_names_both_origins_and_the_setting():
-    problem = origin_problem(
+    problem = problem_of(
         scope_of("http://site.test:5173", "site.test:8000"),
         AllowedHostsOriginValidator(None),
         None,
@@ -265,7 +270,7 @@ def test_a_problem_names_both_origins_and_the_setting():
 def test_a_header_cannot_add_a_line_to_the_log():
     scope = scope_of("http://site.test:81", "site\ntest")
 
-    problem = origin_problem(scope, AllowedHostsOriginValidator(None), None)
+    problem = problem_of(scope, AllowedHostsOriginValidator(None), None)
 
     assert "\n" not in problem.reason
 

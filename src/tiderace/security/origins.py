@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import ParseResult, urlparse, urlsplit
 
@@ -32,10 +32,11 @@ T = TypeVar("T")
 
 def header(scope: Scope, wanted: bytes) -> str | None:
     """Return the last header of this name, or None."""
-    for name, value in reversed(list(scope.get("headers", ()))):
+    last = None
+    for name, value in scope.get("headers", ()):
         if name == wanted:
-            return bytes(value).decode("latin1")
-    return None
+            last = value
+    return None if last is None else bytes(last).decode("latin1")
 
 
 def remember_short(function: Callable[[str], T], text: str) -> T:
@@ -54,6 +55,18 @@ def _remember(function: Callable[[str], Any], text: str) -> Any:
     return function(text)
 
 
+class _Page(ParseResult):
+    """A parsed origin whose host and port are computed once."""
+
+    @cached_property
+    def hostname(self) -> str | None:
+        return super().hostname
+
+    @cached_property
+    def port(self) -> int | None:
+        return super().port
+
+
 def parse(origin: str) -> ParseResult:
     """Parse an origin; a malformed one has no host."""
     return remember_short(_parse, origin)
@@ -61,11 +74,11 @@ def parse(origin: str) -> ParseResult:
 
 def _parse(origin: str) -> ParseResult:
     try:
-        parsed = urlparse(origin)
+        parsed = _Page(*urlparse(origin))
         # Raises ValueError for a port that is no number.
         _ = parsed.port
     except ValueError:
-        return urlparse("")
+        return _Page(*urlparse(""))
     return parsed
 
 
@@ -200,13 +213,15 @@ def allowed_hosts() -> list[str]:
     return list(hosts)
 
 
-def host_problem(scope: Scope) -> OriginProblem | None:
+def host_problem(site: Site | None) -> OriginProblem | None:
     """Return why the host that a request was sent to is not one of this site, or None.
 
     A page whose host name resolves to this server (DNS rebinding) is of the same origin
     as what it reads, and a browser sends no Origin with that.
+
+    Args:
+        site: that of the request, as ``site_of`` returns it.
     """
-    site = site_of(scope)
     if site is None:
         return None
     host = f"[{site.host}]" if ":" in site.host else site.host
@@ -223,16 +238,15 @@ def host_problem(scope: Scope) -> OriginProblem | None:
 _matches = lru_cache(maxsize=256)(validate_host)
 
 
-def may_be_own_page(scope: Scope, page: ParseResult) -> bool:
+def may_be_own_page(scope: Scope, page: ParseResult, site: Site | None) -> bool:
     """Return whether a page belongs to the site that it sends the request to.
 
     A request without a Host header does not tell, so every page may.
     """
-    if header(scope, b"sec-fetch-site") == "same-origin":
-        # Set by the browser, so it holds whatever a proxy has made of the host.
+    if site is None or site.is_origin_of(page):
         return True
-    site = site_of(scope)
-    return site is None or site.is_origin_of(page)
+    # Set by the browser, so it holds whatever a proxy has made of the host.
+    return header(scope, b"sec-fetch-site") == "same-origin"
 
 
 def _scheme(scope: Scope, *, proxied: bool) -> str:

@@ -16,11 +16,11 @@ from django.conf import settings
 from tiderace.asgi import Scope
 from tiderace.security.origins import (
     OriginProblem,
+    Site,
     header,
     may_be_own_page,
     parse,
     shown,
-    site_of,
 )
 from tiderace.security.websocket import OriginValidator
 
@@ -35,6 +35,7 @@ def origin_problem(
     scope: Scope,
     validator: OriginValidator,
     allowed: Iterable[str | re.Pattern[str]] | None,
+    site: Site | None,
 ) -> OriginProblem | None:
     """Return why the page that sends a request may not use topics, or None if it may.
 
@@ -51,6 +52,7 @@ def origin_problem(
         scope: of the request or WebSocket.
         validator: checks hosts or origins.
         allowed: further origins, in the form of ``OriginValidator``.
+        site: that of the request, as ``site_of`` returns it.
     """
     origin = header(scope, b"origin")
     if origin is None:
@@ -66,19 +68,18 @@ def origin_problem(
     if (
         problem is not None
         or not validator.names_hosts
-        or may_be_own_page(scope, page)
+        or may_be_own_page(scope, page, site)
         or _is_listed(validator, page, allowed or ())
     ):
         return problem
-    site = str(site_of(scope))
     problem = OriginProblem(
-        f"its origin {shown(origin)} is not that of the site, {shown(site)}",
+        f"its origin {shown(origin)} is not that of the site, {shown(str(site))}",
         "add it to CSRF_TRUSTED_ORIGINS, to the origins of get_application() or to "
         "allowed_origins of the endpoint; behind a proxy, see that it passes Host on",
     )
     if not settings.DEBUG:
         return problem
-    _log_once(origin, site, problem)
+    _log_once(origin, str(site), problem)
     return None
 
 

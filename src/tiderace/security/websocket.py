@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 from urllib.parse import ParseResult, urlparse
 
@@ -159,9 +160,8 @@ class OriginValidator:
             return text == pattern
         if parsed_origin.hostname is None:
             return False
-        allowed = urlparse(pattern.lower())
+        allowed, host = _parsed(pattern)
         if not allowed.scheme:
-            host = urlparse(f"//{pattern}").hostname or pattern
             return is_same_domain(parsed_origin.hostname, host)
         return (
             allowed.scheme == parsed_origin.scheme
@@ -174,6 +174,12 @@ class OriginValidator:
         if origin.port is not None:
             return origin.port
         return {"http": 80, "ws": 80, "https": 443, "wss": 443}.get(origin.scheme)
+
+
+@lru_cache(maxsize=256)
+def _parsed(pattern: str) -> tuple[ParseResult, str]:
+    """Return an entry of a list of origins as an origin, and as a host."""
+    return urlparse(pattern.lower()), urlparse(f"//{pattern}").hostname or pattern
 
 
 class _AllowedHosts(OriginValidator):

@@ -25,7 +25,13 @@ from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
 from tiderace.runtime.connections import process_connections
-from tiderace.security.origins import host_problem, log_refusal, require_origins
+from tiderace.security.origins import (
+    Site,
+    host_problem,
+    log_refusal,
+    require_origins,
+    site_of,
+)
 from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import (
     AllowedHostsOriginValidator,
@@ -101,11 +107,13 @@ class TopicsEndpoint(TopicHooks):
         Raises:
             NoRoute: for HTTP, when the path has no handler and a router has called it.
         """
-        if (why := _unacceptable(scope)) is not None:
+        site = site_of(scope)
+        if (why := _unacceptable(scope, site)) is not None:
             return refuse(scope, receive, send, 400, why)
         if scope["type"] == "http":
             return self._serve_http(scope, receive, send)
-        problem = origin_problem(scope, self._validator(scope), self.allowed_origins)
+        validator = self._validator(scope)
+        problem = origin_problem(scope, validator, self.allowed_origins, site)
         if problem is not None:
             metrics.ORIGINS_REFUSED.add()
             log_refusal(logger, scope, problem)
@@ -172,9 +180,9 @@ class TopicsEndpoint(TopicHooks):
         return validator
 
 
-def _unacceptable(scope: Scope) -> str | None:
+def _unacceptable(scope: Scope, site: Site | None) -> str | None:
     """Return why a request or handshake is answered with 400, or None."""
-    problem = host_problem(scope)
+    problem = host_problem(site)
     if problem is not None:
         log_refusal(logger, scope, problem)
         return problem.reason

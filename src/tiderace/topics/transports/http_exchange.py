@@ -16,7 +16,7 @@ from tiderace.asgi import Receive, Scope, Send
 from tiderace.delivery.outbox import FrameWriter
 from tiderace.protocol.stream_codecs import protobuf
 from tiderace.runtime.tasks import wait_in_time
-from tiderace.security.origins import header, log_refusal, parse
+from tiderace.security.origins import header, log_refusal, parse, site_of
 from tiderace.security.page_origins import origin_problem
 from tiderace.security.websocket import OriginValidator
 from tiderace.topics.identity import identity_of
@@ -179,7 +179,8 @@ class HttpExchange:
         Raises:
             Rejected: 403.
         """
-        problem = origin_problem(self.scope, self.origins, self._named)
+        site = site_of(self.scope)
+        problem = origin_problem(self.scope, self.origins, self._named, site)
         if problem is not None:
             log_refusal(logger, self.scope, problem)
             raise Rejected(403, f"refused: {problem.reason}")
