@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from django.conf import settings
 from django.test import override_settings
 
 from tiderace import conf
@@ -27,6 +28,15 @@ def test_changed_settings_are_read_again():
         assert conf.current().concurrent_handlers == 2
 
     assert conf.current().concurrent_handlers == 16
+
+
+@override_settings()
+def test_a_dict_that_is_set_later_applies():
+    assert conf.current().concurrent_handlers == 16
+
+    settings.TIDERACE = {"CONCURRENT_HANDLERS": 2}
+
+    assert conf.current().concurrent_handlers == 2
 
 
 @override_settings(TIDERACE={"CONCURRENT_HANDLERS": 2})

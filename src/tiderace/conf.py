@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.utils.functional import empty
 
 __all__ = [
     "Settings",
@@ -322,7 +323,13 @@ def _require_proxies(proxies: int | tuple[str, ...]) -> None:
 
 def configured() -> bool:
     """Return whether Django has settings, loaded or still to be loaded."""
-    return settings.configured or bool(os.environ.get(ENVIRONMENT_VARIABLE))
+    return _unwrap_settings() is not None or bool(os.environ.get(ENVIRONMENT_VARIABLE))
+
+
+def _unwrap_settings() -> Any:
+    """Return what Django's ``settings`` have loaded, None before; past its Python code."""
+    wrapped = object.__getattribute__(settings, "__dict__")["_wrapped"]
+    return None if wrapped is empty else wrapped
 
 
 def django_setting(name: str) -> Any:
@@ -335,7 +342,8 @@ def django_setting(name: str) -> Any:
     return read[name] if name in read else getattr(settings, name)
 
 
-_validated: tuple[object, Settings] | None = None
+# The setting, what it was read from, and the settings that it gave.
+_validated: tuple[object, object, Settings] | None = None
 
 
 def current() -> Settings:
@@ -345,11 +353,20 @@ def current() -> Settings:
     after ``override_settings``.
     """
     global _validated
-    if _validated is not None and _validated[0] is not None:
-        read = object.__getattribute__(settings, "__dict__")
-        if read.get("TIDERACE") is _validated[0]:
-            return _validated[1]
+    source = _unwrap_settings()
+    if _validated is not None and source is not None:
+        values, read_from, result = _validated
+        if values is not None:
+            read = object.__getattribute__(settings, "__dict__")
+            if read.get("TIDERACE") is values:
+                return result
+        # Django keeps the absence of a setting nowhere, and raises an error each time.
+        elif read_from is source and "TIDERACE" not in vars(source):
+            return result
     values = getattr(settings, "TIDERACE", None) if configured() else None
     if _validated is None or _validated[0] is not values:
-        _validated = (values, validate(values or {}))
-    return _validated[1]
+        result = validate(values or {})
+    else:
+        result = _validated[2]
+    _validated = (values, _unwrap_settings(), result)
+    return result
