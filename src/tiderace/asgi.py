@@ -291,7 +291,10 @@ def connection_id(scope: Scope) -> str:
 
 def unwrap_lazy(value: Any) -> Any:
     """Return what Django's lazy object has loaded, ``empty`` before; else ``value``."""
-    return vars(value)["_wrapped"] if issubclass(type(value), LazyObject) else value
+    if not issubclass(type(value), LazyObject):
+        return value
+    # Past its Python code, which vars() would run.
+    return object.__getattribute__(value, "__dict__")["_wrapped"]
 
 
 def fill_lazy(lazy: Any, value: Any) -> None:

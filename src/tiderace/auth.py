@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.conf import settings
@@ -145,13 +146,16 @@ def logout(scope: Scope) -> None:
 
 
 def anonymous_user() -> AnonymousUser:
-    """Return a new anonymous user.
+    """Return a new anonymous user."""
+    return _anonymous_class()()
 
-    The model needs a loaded app registry, which importing a module must not.
-    """
+
+@cache
+def _anonymous_class() -> type[AnonymousUser]:
+    # The model needs a loaded app registry, which importing a module must not.
     from django.contrib.auth.models import AnonymousUser
 
-    return AnonymousUser()
+    return AnonymousUser
 
 
 def _is_new(session: SessionBase) -> bool:

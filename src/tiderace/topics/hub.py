@@ -68,8 +68,10 @@ class TopicHub:
             conf.current().topics,
             binary=transport.codec.binary,
         )
-        node = cluster.current().process
-        secret = new_session(node) if transport.emulated else ""
+        node = secret = ""
+        if transport.emulated:
+            node = cluster.current().process
+            secret = new_session(node)
         client = TopicClient(context, transport, node, secret)
         serving.set(scope)
         metrics.TOPIC_CONNECTIONS.add()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,7 +27,6 @@ from tiderace.topics.json_fields import as_python
 
 logger = logging.getLogger("tiderace.topics")
 
-_NO_TOPICS = vars(Topic)["topics_for"].__func__
 _HEADERS = frozenset({b"accept-language", b"authorization"})
 
 
@@ -83,11 +80,9 @@ async def refresh(context: ClientContext, token: str) -> None:
 async def server_side_topics(context: ClientContext) -> dict[str, Grant | None]:
     """Return the topics to subscribe a client to, and what its token grants for them."""
     topics: dict[str, Grant | None] = dict(context.identity.topics)
-    for kind in declared:
-        # The method of the base class returns nothing, so no thread is used for it.
-        if getattr(kind.topics_for, "__func__", None) is not _NO_TOPICS:
-            for name in await call_hook(kind.topics_for, context.identity.user):
-                topics.setdefault(name, None)
+    for kind in declared.with_topics_for:
+        for name in await call_hook(kind.topics_for, context.identity.user):
+            topics.setdefault(name, None)
     return topics
 
 
@@ -113,30 +108,27 @@ def read_token(context: ClientContext, token: str, name: str) -> Grant:
         Refused: when it is not valid now.
     """
     try:
-        with _time_as_refusal():
-            return subscription_grant(token, context.identity, name)
+        return subscription_grant(token, context.identity, name)
     except TokenInvalid as invalid:
+        _refuse_at_this_time(invalid)
         reason = f"its token is invalid: {invalid}"
         raise Refused(codes.PERMISSION_DENIED, reason=reason) from None
 
 
-@contextmanager
-def _time_as_refusal() -> Iterator[None]:
-    """Turn the errors of expired tokens, and of those not valid yet, into refusals."""
-    try:
-        yield
-    except TokenExpired:
-        raise Refused(codes.TOKEN_EXPIRED) from None
-    except TokenNotYetValid:
-        raise Refused(codes.TOKEN_NOT_YET_VALID) from None
-
-
 async def _identify(scope: Scope, token: str) -> Identity:
     try:
-        with _time_as_refusal():
-            return await identity_of(scope, token)
+        return await identity_of(scope, token)
     except TokenInvalid as invalid:
+        _refuse_at_this_time(invalid)
         raise ConnectionEnded(codes.CLOSE_INVALID_TOKEN, f"token: {invalid}") from None
+
+
+def _refuse_at_this_time(invalid: TokenInvalid) -> None:
+    """Raise Refused for a token that has expired, or that is not valid yet."""
+    if isinstance(invalid, TokenExpired):
+        raise Refused(codes.TOKEN_EXPIRED) from None
+    if isinstance(invalid, TokenNotYetValid):
+        raise Refused(codes.TOKEN_NOT_YET_VALID) from None
 
 
 def _merge_headers(scope: Any, headers: dict[str, str] | None) -> None:

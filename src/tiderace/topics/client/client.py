@@ -74,7 +74,7 @@ class TopicClient:
     Args:
         context: the context of its commands.
         transport: carries its messages.
-        node: the name of this process, for emulated transports.
+        node: the name of this process; empty unless the transport is emulated.
         secret: authorizes HTTP requests with commands of this client; empty unless the
             transport is emulated.
     """
@@ -339,7 +339,6 @@ class TopicClient:
             context.identity = Identity()
             raise
         expires_at = context.identity.expires_at
-        emulated = self.transport.emulated
         return ConnectResult(
             client=context.client_id,
             version=context.hooks.version,
@@ -350,7 +349,7 @@ class TopicClient:
             expires=expires_at is not None,
             ttl=ttl_of(expires_at),
             session=self.secret,
-            node=self._node if emulated else "",
+            node=self._node,
         )
 
     async def _prepare_server_side(

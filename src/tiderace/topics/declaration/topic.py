@@ -398,6 +398,8 @@ def rpc_arguments(method: Callable[..., Any], user: Any, data: bytes) -> dict[st
     return arguments
 
 
+_NO_TOPICS = vars(Topic)["topics_for"].__func__
+
 _NONE_DECLARED = (
     'none; declare topics in a module "topics" of an app in INSTALLED_APPS, and list '
     '"tiderace" there'
@@ -409,6 +411,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._topics: list[tuple[Pattern, type[Topic]]] = []
+        self.with_topics_for: list[type[Topic]] = []
+        """The classes that define ``topics_for``."""
 
     def add(self, topic: type[Topic]) -> None:
         """Declare a class; if several match a name, the most specific one is used.
@@ -428,15 +432,26 @@ class Registry:
                     f"{pattern.text!r}{names}, so only one would be used; change one "
                     "of them"
                 )
-        self._topics = sorted(
-            [each for each in self._topics if each[0].shape != pattern.shape]
-            + [(pattern, topic)],
-            key=lambda each: each[0].specificity,
+        self._replace(
+            sorted(
+                [each for each in self._topics if each[0].shape != pattern.shape]
+                + [(pattern, topic)],
+                key=lambda each: each[0].specificity,
+            )
         )
 
     def remove(self, topic: type[Topic]) -> None:
         """Undeclare a class; for tests."""
-        self._topics = [each for each in self._topics if each[1] is not topic]
+        self._replace([each for each in self._topics if each[1] is not topic])
+
+    def _replace(self, topics: list[tuple[Pattern, type[Topic]]]) -> None:
+        self._topics = topics
+        # That of the base class returns nothing: no client has to call it.
+        self.with_topics_for = [
+            kind
+            for kind in self
+            if getattr(kind.topics_for, "__func__", None) is not _NO_TOPICS
+        ]
 
     def __iter__(self) -> Iterator[type[Topic]]:
         return iter([topic for _, topic in self._topics])
