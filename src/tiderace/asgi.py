@@ -20,6 +20,7 @@ from tiderace.json_compat import well_formed_text
 __all__ = [
     "ASGIApp",
     "Event",
+    "EventQueue",
     "Receive",
     "Scope",
     "Secret",
@@ -49,6 +50,31 @@ Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[Any]]
+
+
+class EventQueue:
+    """The events of a client of Tiderace's own server; its ``get`` is ASGI's ``receive``.
+
+    A subclass is the queue of the server, so an application finds this in the ``receive``
+    that middleware has not replaced.
+
+    Attributes:
+        on_event: called with an event of the client when none is queued; returns whether it
+            has taken the event, which is not queued then. So no task has to wake up to pass
+            it on.
+    """
+
+    __slots__ = ("on_event",)
+
+    def __init__(self) -> None:
+        self.on_event: Callable[[Event], bool] | None = None
+
+    @staticmethod
+    def of(receive: Receive) -> EventQueue | None:
+        """Return the queue whose ``get`` is ``receive``, or None."""
+        queue = getattr(receive, "__self__", None)
+        return queue if isinstance(queue, EventQueue) else None
+
 
 Header: TypeAlias = "tuple[bytes, bytes] | list[bytes]"
 

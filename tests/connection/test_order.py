@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from support.clients.asgi_client import Client
+from support.clients.asgi_client import Client, ServerQueue
 from support.consumers import Accepting, Member
 from support.waiting import settle, until, within
 from tiderace import metrics
@@ -38,6 +38,81 @@ async def test_events_are_handled_one_at_a_time():
 
     assert most == 1
     assert order == [str(number) for number in range(20)]
+
+
+class Recorder(Accepting):
+    """Notes the texts of its client; waits in the handler of "wait" until released."""
+
+    def __init__(self):
+        super().__init__()
+        self.handled = []
+        self.released = asyncio.Event()
+
+    async def websocket_receive(self, event):
+        self.handled.append(event["text"])
+        if event["text"] == "wait":
+            await self.released.wait()
+
+
+async def test_an_event_of_our_server_is_handled_in_the_next_iteration_of_the_loop():
+    recorder = Recorder()
+    client = await Client(recorder, events=ServerQueue()).open()
+    await settle()
+
+    client.text("hello")
+    await asyncio.sleep(0)
+
+    assert recorder.handled == ["hello"]
+    await client.leave()
+
+
+async def test_events_of_our_server_are_handled_in_order_by_a_busy_consumer():
+    recorder = Recorder()
+    client = await Client(recorder, events=ServerQueue()).open()
+    sent = []
+    for text in ["first", "wait", *map(str, range(40)), "last"]:
+        sent.append(text)
+        client.text(text)
+        if text in ("first", "wait", "20"):
+            await settle()
+
+    recorder.released.set()
+    await client.leave()
+
+    assert recorder.handled == sent
+
+
+async def test_what_our_server_sends_right_before_the_disconnect_is_handled():
+    recorder = Recorder()
+    client = await Client(recorder, events=ServerQueue()).open()
+    await settle()
+
+    client.text("first")
+    client.text("second")
+    await client.leave()
+
+    assert recorder.handled == ["first", "second"]
+
+
+async def test_middleware_that_replaces_receive_sees_every_event_of_our_server():
+    recorder, seen = Recorder(), []
+
+    async def middleware(scope, receive, send):
+        async def recording_receive():
+            event = await receive()
+            seen.append(event.get("text", event["type"]))
+            return event
+
+        await recorder(scope, recording_receive, send)
+
+    client = await Client(middleware, events=ServerQueue()).open()
+    for text in ("first", "second"):
+        client.text(text)
+        await settle()
+    await client.leave()
+
+    assert recorder.handled == ["first", "second"]
+    assert seen == ["websocket.connect", "first", "second", "websocket.disconnect"]
 
 
 async def test_messages_of_the_layer_and_events_never_run_at_once(layer):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any
 
-from tiderace.asgi import Event
+from tiderace.asgi import Event, EventQueue
 from tiderace.connection.log import ConnectionLog
 from tiderace.delivery.mailbox import Mailbox, Source
 from tiderace.delivery.outbox import Outbox
@@ -118,6 +118,9 @@ class EventReader:
         assert here is not None  # noqa: S101 (this is a coroutine)
         mailbox, outbox, idle = self._mailbox, self._outbox, self._idle
         source = Source.MESSAGE if outbox is None else Source.EVENT
+        queue = None if outbox is None else EventQueue.of(self._receive)
+        if queue is not None:
+            queue.on_event = self._take
         try:
             while True:
                 item = await self._receive()
@@ -141,6 +144,16 @@ class EventReader:
             return None
         finally:
             self._task = None
+            if queue is not None:
+                queue.on_event = None
+
+    def _take(self, event: Event) -> bool:
+        """Queue an event that the server has not queued, unless one before it is unread."""
+        self._forget_taken()
+        if self._unread:
+            return False
+        self._note_unread(self._mailbox.post(event), event)
+        return True
 
     async def _read_ahead(self, taken: asyncio.Future[None], event: Event) -> None:
         """Wait until there is room for another event.
@@ -148,13 +161,21 @@ class EventReader:
         The events of a client that has left come before its last one, which must be
         noticed while a handler is busy.
         """
+        self._note_unread(taken, event)
+        self._forget_taken()
+        while self._unread_size > _READ_AHEAD:
+            await self._unread[0][0]
+            self._forget_taken()
+
+    def _note_unread(self, taken: asyncio.Future[None], event: Event) -> None:
         payload = event.get("text") or event.get("bytes") or event.get("body") or ""
         size = _EVENT_SIZE + len(payload)
-        unread = self._unread
-        unread.append((taken, size))
+        self._unread.append((taken, size))
         self._unread_size += size
-        while unread and (unread[0][0].done() or self._unread_size > _READ_AHEAD):
-            await unread[0][0]
+
+    def _forget_taken(self) -> None:
+        unread = self._unread
+        while unread and unread[0][0].done():
             self._unread_size -= unread.pop(0)[1]
 
 

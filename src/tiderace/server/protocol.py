@@ -376,7 +376,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Run the application, and close the connection when it ends."""
         try:
             app = cast("Any", self.config.loaded_app)
-            result = await app(self.scope, self.receive, self.send)
+            result = await app(self.scope, self.read_queue.get, self.send)
         except ClientDisconnected:
             code = 1000
         except asyncio.CancelledError:
@@ -403,11 +403,6 @@ class WebSocketProtocol(asyncio.Protocol):
             self._refuse(500, "Internal Server Error")
         elif self._phase is _DENYING:
             self._hang_up(self.close_timeout)
-
-    def receive(self) -> Awaitable[Event]:
-        """Return the next event; after the disconnect event, the same again."""
-        # The coroutine of the queue itself: one of our own would be 0.25 KB per socket.
-        return self.read_queue.get()
 
     def send(self, message: Event) -> Awaitable[None]:
         """Send an event; wait only while the client reads too slowly.

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from tiderace.asgi import Event
+from tiderace.asgi import Event, EventQueue
 
 # The largest sum of payloads queued, in characters or bytes.
 _MAX_SIZE: Final = 1024 * 1024
 
 
-class ReadQueue:
+class ReadQueue(EventQueue):
     """A queue of events for ``receive``; when it is full, reading from the client pauses.
 
     It is full with ``limit`` messages or a mebibyte. After the disconnect event nothing
@@ -35,6 +35,7 @@ class ReadQueue:
     )
 
     def __init__(self, transport: asyncio.Transport, limit: int) -> None:
+        super().__init__()
         self.end: Event | None = None
         self._transport = transport
         self._limit = limit
@@ -47,6 +48,8 @@ class ReadQueue:
     def put(self, event: Event, size: int = 0) -> None:
         """Add an event whose payload has ``size`` bytes or characters."""
         if self.end is not None:
+            return
+        if self.on_event is not None and not self._events and self.on_event(event):
             return
         self._events.append(event)
         self._size += size

@@ -10,14 +10,49 @@ import asyncio
 from typing import Any
 
 from support.waiting import PATIENCE, within
+from tiderace.server.read_queue import ReadQueue
 
-__all__ = ["Client"]
+__all__ = ["Client", "ServerQueue"]
+
+
+class ServerQueue(ReadQueue):
+    """The events of a client of Tiderace's own server, for ``Client``."""
+
+    def __init__(self) -> None:
+        super().__init__(_Reading(), 32)  # type: ignore[arg-type]
+
+    def put_nowait(self, event: dict[str, Any]) -> None:
+        if event["type"] == "websocket.disconnect":
+            self.disconnect(event["code"])
+        else:
+            self.put(event)
+
+
+class _Reading:
+    """A transport that is read from."""
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
 
 
 class Client:
-    """One connection to ``application``, which runs as a task from the start."""
+    """One connection to ``application``, which runs as a task from the start.
 
-    def __init__(self, application: Any, **scope: Any) -> None:
+    Args:
+        application: the application.
+        events: the queue of the client's events; that of another server by default.
+        scope: more of the scope.
+    """
+
+    def __init__(
+        self, application: Any, *, events: ServerQueue | None = None, **scope: Any
+    ) -> None:
         self.scope: dict[str, Any] = {
             "type": "websocket",
             "path": "/ws/",
@@ -28,7 +63,8 @@ class Client:
         self.sent: list[dict[str, Any]] = []
         self.fail_with: BaseException | None = None
         self._news = asyncio.Event()
-        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._events: asyncio.Queue[dict[str, Any]] | ServerQueue
+        self._events = asyncio.Queue() if events is None else events
         self.task = asyncio.create_task(
             application(self.scope, self._events.get, self._send)
         )
