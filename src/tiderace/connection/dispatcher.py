@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from tiderace.asgi import Event
-from tiderace.connection.eager import EagerPath, SuspendedHandler, sampled_time
+from tiderace.connection.eager import EagerPath, SuspendedHandler, sampled
 from tiderace.connection.handlers import HandlerCaller
 from tiderace.connection.inbox import DeferredError
 from tiderace.delivery.mailbox import Mailbox, Source
@@ -54,19 +54,42 @@ class Dispatcher:
             handle_own_event: called for these.
         """
         caller, dispatch, eager = self._caller, self._dispatch, self._eager
-        self._mailbox.run_eagerly = eager.run_eagerly
-        worker = self._idle is not None
-        # Whether the last handler may have started or woken a task.
+        mailbox, idle = self._mailbox, self._idle
+        mailbox.run_eagerly = eager.run_eagerly
+        worker = idle is not None
+        # Whether the last handler may have started or woken a task that has not run since.
         woken = True
         try:
             while True:
-                source, item = await self._next(woken)
+                if idle is not None:
+                    idle.set()
+                if mailbox.has_next() and eager.is_any_ready():
+                    # Let such tasks run, and frames be sent.
+                    await asyncio.sleep(0)
+                    woken = False
+                taken = mailbox.take()
+                if taken is None:
+                    eager.wait(woken)
+                    try:
+                        while taken is None:
+                            await mailbox.wait()
+                            taken = mailbox.take()
+                    except asyncio.CancelledError as cancelled:
+                        taken = self._interrupt(cancelled)
+                        if taken is None:
+                            raise
+                    finally:
+                        eager.stop_waiting()
+                if idle is not None:
+                    idle.clear()
+                source, item = taken
                 ready = eager.count_ready()
                 if isinstance(item, (SuspendedHandler, DeferredError)):
                     work = caller.call(item, item.began, passing=item.passing)
                 elif worker or source is Source.MESSAGE:
                     # A worker's messages are timed like a client's events.
-                    began = perf_counter() if worker else sampled_time()
+                    is_timed = worker or next(sampled)
+                    began = perf_counter() if is_timed else 0.0
                     work = caller.handle_message(item, began)
                 elif item.get("type") in own_events:
                     work = handle_own_event(item)
@@ -82,29 +105,23 @@ class Dispatcher:
                     await SuspendedHandler(work, waits_for)
                     woken = True
                 caller.release_thread()
-                del item, work  # which would be kept while the connection is idle
+                del (
+                    taken,
+                    item,
+                    work,
+                )  # which would be kept while the connection is idle
         finally:
-            self._mailbox.run_eagerly = None
+            mailbox.run_eagerly = None
 
-    async def _next(self, woken: bool) -> tuple[Source, Any]:
-        eager, idle = self._eager, self._idle
-        if idle is not None:
-            idle.set()
-        if self._mailbox.has_next() and eager.is_any_ready():
-            # Let tasks run that the last handler has started or woken, and frames be sent.
-            await asyncio.sleep(0)
-        eager.wait(woken)
-        try:
-            return await self._mailbox.next()
-        except asyncio.CancelledError as cancelled:
-            suspended = self._mailbox.take_first()
-            if not isinstance(suspended, SuspendedHandler):
-                raise
-            # The cancellation is meant for the handler that was started eagerly. If the
-            # handler catches it, as asyncio.timeout() does, the connection goes on.
-            suspended.interruption = cancelled
-            return Source.EVENT, suspended
-        finally:
-            eager.stop_waiting()
-            if idle is not None:
-                idle.clear()
+    def _interrupt(
+        self, cancelled: asyncio.CancelledError
+    ) -> tuple[Source, SuspendedHandler] | None:
+        """Return the handler that was started eagerly and for which a cancellation is meant.
+
+        If the handler catches it, as asyncio.timeout() does, the connection goes on.
+        """
+        suspended = self._mailbox.take_first()
+        if not isinstance(suspended, SuspendedHandler):
+            return None
+        suspended.interruption = cancelled
+        return Source.EVENT, suspended

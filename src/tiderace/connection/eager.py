@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import sys
 from collections.abc import Coroutine, Generator
 from threading import get_ident
@@ -61,20 +62,9 @@ else:
 # handler waits for its consumer's task, so a chain of sends is no chain of calls.
 _running = False
 
-# One in this many handlers of layer messages is timed: reading the clock twice takes
-# little time, but so do most of these handlers.
-_SAMPLE = 64
-_unsampled = 0
-
-
-def sampled_time() -> float:
-    """Return the time at one call in 64, else 0."""
-    global _unsampled
-    _unsampled += 1
-    if _unsampled < _SAMPLE:
-        return 0.0
-    _unsampled = 0
-    return perf_counter()
+sampled = itertools.cycle([True] + [False] * 63)
+"""Whether the next handler of a layer's message is timed: one in 64 is. Reading the clock
+twice takes little time, but so do most of these handlers."""
 
 
 class SuspendedHandler:
@@ -219,9 +209,10 @@ class EagerPath:
             # type or add keys, and other consumers get the same message.
             work = handler(dict(message))
         self._idle = False
-        self._mailbox.writer = None
+        if was_open := self._mailbox.writer is not None:
+            self._mailbox.writer = None
         _running = True
-        began = sampled_time()
+        began = perf_counter() if next(sampled) else 0.0
         # Repeats ``count_ready``: two calls less for each message.
         ready = self._count_ready() - self._write_schedule.due
         outer = swap_current_task(self._loop, self._task)
@@ -233,7 +224,8 @@ class EagerPath:
             self._idle = True
             if self._count_ready() - self._write_schedule.due != ready:
                 self._eager_from = self._iterations.next()
-            self.open_to_broadcasts()
+            if was_open:
+                self.open_to_broadcasts()
             if self._thread is not None and self._thread.used:
                 self._thread.release()
         except (Exception, SystemExit, asyncio.CancelledError) as error:

@@ -271,27 +271,31 @@ class Mailbox(Generic[M]):
                 self._discard_waiter(waiter)
                 raise
 
+    def take(self) -> tuple[Source, Any] | None:
+        """Return the next event or message, or None; they alternate when there are both."""
+        if self._first is not None:
+            return Source.EVENT, self.take_first()
+        if self._next_source is Source.EVENT:
+            return self._next_event() or self._next_message()
+        return self._next_message() or self._next_event()
+
     async def next(self) -> tuple[Source, Any]:
-        """Wait for the next event or message; they alternate when there are both."""
-        while True:
-            if self._first is not None:
-                return Source.EVENT, self.take_first()
-            if self._next_source is Source.EVENT:
-                item = self._next_event() or self._next_message()
-            else:
-                item = self._next_message() or self._next_event()
-            if item is not None:
-                return item
-            # Repeats ``get``: a coroutine for both would be 0.25 KB of each idle socket.
-            waiter = self._add_waiter()
-            if self.has_next():
-                self._discard_waiter(waiter)
-                continue
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                self._discard_waiter(waiter)
-                raise
+        """Wait for what ``take`` returns."""
+        while (item := self.take()) is None:
+            await self.wait()
+        return item
+
+    async def wait(self) -> None:
+        """Wait until there may be something to ``take``."""
+        waiter = self._add_waiter()
+        if self.has_next():  # another thread has pushed before the line above
+            self._discard_waiter(waiter)
+            return
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self._discard_waiter(waiter)
+            raise
 
     def hold(self) -> None:
         """Let ``next`` return only events until ``release``."""
