@@ -19,6 +19,8 @@ from tiderace.layers.stats import LayerStats
 from tiderace.ratelimit import Rate
 from tiderace.runtime.sync_bridge import SyncCalls
 
+_COLLECTIONS = (list, tuple, set, frozenset)
+
 Capacities = list[tuple["re.Pattern[str]", int]]
 
 SENDING_METHODS = (
@@ -216,10 +218,10 @@ class BaseChannelLayer:
         Raises:
             TypeError: for anything else.
         """
-        if isinstance(group, list | tuple | set | frozenset):
-            groups = list(dict.fromkeys(group))
-        else:
-            groups = [group]
+        if not isinstance(group, _COLLECTIONS):
+            self.require_valid_group_name(group)
+            return [str(group)]
+        groups = list(dict.fromkeys(group))
         for name in groups:
             self.require_valid_group_name(name)
         return groups

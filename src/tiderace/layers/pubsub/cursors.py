@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from tiderace.history import Position
@@ -132,17 +132,21 @@ class StreamCursors:
 
     # In the loop that receives from the brokers
 
-    async def on_message(self, item: StreamMessage) -> None:
-        """Deliver a message, now or when the missing ones before it are delivered."""
+    def on_message(self, item: StreamMessage) -> Awaitable[None] | None:
+        """Return the delivery of a message, to be awaited.
+
+        None for a message that is not delivered now: an earlier one, or one that waits for
+        the missing ones before it.
+        """
         cursor = self._by_subject.get(item.subject)
         if cursor is None:
-            return
+            return None
         if cursor.buffered is not None:
             cursor.buffered.append(item)
             if len(cursor.buffered) > self._max_buffered:
                 cursor.buffered.clear()
                 cursor.is_behind = True
-            return
+            return None
         position = cursor.position
         if position is None:
             with self._lock:
@@ -151,18 +155,18 @@ class StreamCursors:
                     if cursor.broker.delivers_earlier:
                         # If it was sent after the position, it is fetched again.
                         cursor.is_behind = True
-                        return
+                        return None
                     cursor.position = item.position
         if position is not None:
             if not is_new(item, position):
-                return
+                return None
             if not follows(item, position):
                 cursor.buffered = [item]
                 self._tasks.spawn(self._gaps.fill(cursor))
-                return
+                return None
             cursor.position = item.position
         cursor.confirmed_at = self._clock()
-        await cursor.sink.deliver(item)
+        return cursor.sink.deliver(item)
 
     def on_reconnect(self, broker: Broker) -> None:
         """Fetch messages that may have been missed on all streams of ``broker``."""

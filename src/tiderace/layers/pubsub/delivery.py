@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from tiderace import conf, metrics
@@ -145,25 +145,22 @@ class GroupDelivery:
                     if subject in self._held_back
                     else set()
                 )
-                await self._fan_out(subject, message, deadline, excluded)
+                message, groups, exclude = envelope.unwrap(message)
+                if groups:
+                    excluded.update(exclude, self._earlier_members(subject, groups))
+                await self._local.fan_out(subject, message, deadline, excluded)
         except Exception as error:
             # The messages of other senders must still arrive.
             self._loss_log.unreadable(subject, error)
             self._local.listeners.put(subject, None).start()
 
-    async def _fan_out(
-        self, group: str, message: Any, deadline: float, excluded: set[str]
-    ) -> None:
-        message, groups, exclude = envelope.unwrap(message)
-        if groups:
-            excluded.update(exclude)
-            # A channel in several of the groups gets it through the first of them.
-            for each in groups:
-                if each == group:
-                    break
-                members = self._local.hub.members(each)
-                excluded.update(mailbox.name for mailbox in members)
-        await self._local.fan_out(group, message, deadline, excluded)
+    def _earlier_members(self, group: str, groups: Collection[str]) -> Iterator[str]:
+        """Yield the channels that get a message to ``groups`` through one before ``group``."""
+        for each in groups:
+            if each == group:
+                break
+            for mailbox in self._local.hub.members(each):
+                yield mailbox.name
 
     def report_gap(self, subject: str, missed: int | None) -> None:
         """Report lost messages to listeners and consumers of the group."""

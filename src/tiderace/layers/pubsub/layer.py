@@ -329,7 +329,11 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         else:
             data = self.serialize(message)
         metrics.MESSAGES_SENT.add()
-        queues = await self._publisher.publish_to_each(groups, data)
+        queues: Collection[str]
+        if len(groups) == 1:
+            queues = (await self._publisher.publish(groups[0], data)).members
+        else:
+            queues = await self._publisher.publish_to_each(groups, data)
         if queues:
             queues = [queue for queue in queues if queue not in excluded]
             await self._publisher.send_to_queues(

@@ -185,7 +185,9 @@ class Pump:
             if isinstance(item, StreamMessage):
                 if self._subscriptions.has_listeners_only(item.subject):
                     size = 1
-                await self._cursors.on_message(item)
+                delivery = self._cursors.on_message(item)
+                if delivery is not None:
+                    await delivery
             elif isinstance(item, Reconnected):
                 self._cursors.on_reconnect(self._brokers[index])
                 self._memberships.renew_soon(index)
