@@ -32,6 +32,7 @@ __all__ = [
     "LayerAccessDenied",
     "LayerUnavailable",
     "MessageTooLarge",
+    "RateExceeded",
     "RequestAborted",
     "RequestTimeout",
     "StopConsumer",
@@ -64,6 +65,18 @@ class DenyConnection(Exception):
 
 class ChannelFull(Exception):
     """A message could not be sent because the channel is at its capacity."""
+
+
+class RateExceeded(Exception):
+    """A rate limit does not allow another action yet, so it was not done.
+
+    Args:
+        delay: the seconds until it is allowed.
+    """
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(f"a rate limit allows this in {delay:g} seconds, not now")
+        self.delay = delay
 
 
 class MessageTooLarge(Exception):

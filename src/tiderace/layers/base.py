@@ -350,6 +350,7 @@ class BaseChannelLayer:
         keep: Retention,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Position:
         """Append a publication to the group's stream and deliver it to the listeners.
 
@@ -366,11 +367,14 @@ class BaseChannelLayer:
             key: idempotency key; while the key of an earlier publication is kept,
                 nothing is published under it.
             key_ttl: seconds for which the key is kept; five minutes.
+            limit: arguments of ``take_token``, to take a token before anything else; over
+                most brokers the same request does both.
 
         Returns:
             The position of the publication, or of the first one with its key.
 
         Raises:
+            RateExceeded: when the bucket of ``limit`` has no token.
             TypeError: for an illegal name, or a record that cannot be encoded.
             LayerUnavailable: when a broker could not be reached in time.
         """

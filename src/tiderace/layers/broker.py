@@ -83,6 +83,7 @@ class StreamStore(Protocol):
         history: Retention | None = None,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Published:
         """Append ``data`` to the subject's stream and publish it, as one step.
 
@@ -98,6 +99,12 @@ class StreamStore(Protocol):
                 happens, and the first publication's position is returned, without
                 members.
             key_ttl: seconds for which the key is kept.
+            limit: key and rate of a bucket from which a token is taken first, also for a
+                key that is kept. If the broker can, it is taken in the same step, so that
+                retries take one token in all.
+
+        Raises:
+            RateExceeded: when the bucket has no token.
         """
 
     async def expire_keys(self, subject: str, keys: Sequence[str]) -> None:

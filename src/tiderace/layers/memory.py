@@ -15,7 +15,7 @@ from tiderace import metrics
 from tiderace.delivery.loop_iterations import let_woken_tasks_run
 from tiderace.delivery.outbox import PreparedMessage
 from tiderace.delivery.stream_hub import Listener
-from tiderace.exceptions import ChannelFull
+from tiderace.exceptions import ChannelFull, RateExceeded
 from tiderace.history import Position, Publication
 from tiderace.layers import encoding
 from tiderace.layers.base import (
@@ -215,9 +215,12 @@ class InMemoryChannelLayer(BaseChannelLayer, LocalDelivery):
         keep: Retention,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Position:
         self.require_valid_group_name(group)
         record = _copied(record)
+        if limit is not None and (wait := self._buckets.take_token(*limit)):
+            raise RateExceeded(wait)
         now = self._expire()
         metrics.MESSAGES_SENT.add()
         with self._streams.lock:

@@ -24,25 +24,29 @@ def test_parameters_without_a_name_follow_the_others():
     assert parameters == [2, "a", "b", 5, 1, "x"]
 
 
-def test_a_last_key_that_is_none_is_left_out():
+def test_keys_that_are_none_are_left_out():
     script = SCRIPTS["publish"]
-    values = dict.fromkeys([*script.keys, *script.arguments], "x")
+    values = {name: name for name in (*script.keys, *script.arguments)}
 
-    assert script.parameters(values | {"once": None}, (), ())[0] == 4
-    assert script.parameters(values, (), ())[0] == 5
+    unlimited = script.parameters(values | {"bucket": None}, (), ())
+    without_both = script.parameters(values | {"bucket": None, "once": None}, (), ())
+
+    assert unlimited[:6] == [5, "stream", "meta", "members", "server", "once"]
+    assert without_both[:6] == [4, "stream", "meta", "members", "server", "channel"]
+    assert script.parameters(values, (), ())[0] == 6
 
 
 def test_a_packed_start_with_the_other_parameters_is_the_whole_command():
     script = SCRIPTS["publish"]
     values = {name: name.encode() for name in (*script.keys, *script.arguments)}
-    left_out = {"once": None, "once_ttl_ms": None, "since_ms": None}
+    left_out = dict.fromkeys(["once", "once_ttl_ms", "since_ms"])
     parameters = script.parameters(values | left_out, (), ())
     whole = hiredis.pack_command(("EVALSHA", script.sha, *parameters))
 
-    first, others = script.arguments[:2], script.arguments[2:5]
-    start = script.pack_start(*script.keys[:-1], *first, more=len(others))
+    words = script.keys[:5] + script.arguments[:6]
+    start = script.pack_start(keys=5, arguments=6)
 
-    assert start + pack(*others) == whole
+    assert start + pack(*words) == whole
 
 
 @pytest.mark.parametrize(

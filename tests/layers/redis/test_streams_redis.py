@@ -12,10 +12,12 @@ import pytest
 
 from support.servers.redis_state import change_of_state
 from support.waiting import until
+from tiderace.exceptions import RateExceeded
 from tiderace.history import Position
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer
 from tiderace.layers.redis.connection import ConnectionLost
+from tiderace.ratelimit import Rate
 from tiderace.runtime import sync_bridge
 from tiderace.testing.layer_contract import RecordingListener
 
@@ -365,21 +367,29 @@ async def test_a_stream_is_unreadable_without_the_key(make_layer):
 # Keys, retries
 
 
-@pytest.mark.parametrize("key", ["", "k"])
-async def test_a_publication_whose_reply_is_lost_happens_once(make_layer, key):
-    layer = make_layer()
-    await layer.group_add("tide", "work")
-    broker = layer._brokers[0]
-    run, lost = broker.pool.execute, []
+def lose_the_next_reply(layer):
+    """Lose the reply to the next command; it is in the returned list then."""
+    pool = layer._brokers[0].pool
+    run, lost = pool.execute, []
 
-    async def lose_the_first_reply(*words):
+    async def execute(*words):
         reply = await run(*words)
         if not lost:
             lost.append(reply)
             raise ConnectionLost("cut")
         return reply
 
-    broker.pool.execute = lose_the_first_reply
+    pool.execute = execute
+    pool.begin = lambda packed: None  # so that `execute` gets every command
+    return lost
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_a_publication_whose_reply_is_lost_happens_once(make_layer, key):
+    layer = make_layer()
+    await layer.group_add("tide", "work")
+    lost = lose_the_next_reply(layer)
+
     await publish(layer, 1, key=key)
     await publish(layer, 2)
 
@@ -389,6 +399,32 @@ async def test_a_publication_whose_reply_is_lost_happens_once(make_layer, key):
     assert [each["data"] for each in events] == [1, 2]
     top, _ = await layer.stream_read("tide", keep=KEEP)
     assert top.offset == 2
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_a_publication_whose_reply_is_lost_takes_one_token(make_layer, key):
+    layer = make_layer()
+    limit = ("bucket", Rate(2, 3600.0))
+    lost = lose_the_next_reply(layer)
+
+    await publish(layer, 1, 2, key=key, limit=limit)
+    with pytest.raises(RateExceeded):
+        await publish(layer, 3, limit=limit)
+
+    assert lost
+    top, _ = await layer.stream_read("tide", keep=KEEP)
+    assert top.offset == (1 if key else 2)
+
+
+async def test_a_publication_is_not_refused_after_its_reply_was_lost(make_layer):
+    layer = make_layer()
+    lost = lose_the_next_reply(layer)
+
+    await publish(layer, 1, limit=("bucket", Rate(1, 3600.0)))
+
+    assert lost
+    top, _ = await layer.stream_read("tide", keep=KEEP)
+    assert top.offset == 1
 
 
 async def test_an_idempotency_key_keeps_named_queues_from_a_second_copy(make_layer):

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention
+from tiderace.layers.database.rates import take_token
 from tiderace.layers.database.retention import StreamRetention
 from tiderace.layers.database.vendor import Cursor, FeedRow, replacing
+from tiderace.ratelimit import Rate
 
 _EPOCH_SIZE = 6  # bytes
 
@@ -62,6 +64,7 @@ class AppendRequest:
     history: Retention | None
     key: str
     key_ttl: float = KEY_TTL
+    limit: tuple[str, Rate] | None = None
 
 
 @dataclass(slots=True)
@@ -85,8 +88,26 @@ class _StreamRow:
         self.old_last = self.last
 
 
-def append(cursor: Cursor, publications: list[AppendRequest]) -> list[Published]:
-    """Append publications to their streams, in order, in few statements."""
+def append(
+    cursor: Cursor, publications: list[AppendRequest]
+) -> list[Published | float]:
+    """Append publications to their streams, in order, in few statements.
+
+    Returns:
+        For each its result, or the seconds until its rate limit allows it.
+    """
+    results: list[Published | float] = [
+        0.0 if each.limit is None else take_token(cursor, *each.limit)
+        for each in publications
+    ]
+    allowed = [place for place, wait in enumerate(results) if not wait]
+    appended = _append(cursor, [publications[place] for place in allowed])
+    for place, published in zip(allowed, appended, strict=True):
+        results[place] = published
+    return results
+
+
+def _append(cursor: Cursor, publications: list[AppendRequest]) -> list[Published]:
     streams = _load(cursor, [each.subject for each in publications])
     keys = find_keys(
         cursor, [(each.subject, each.key) for each in publications if each.key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from tiderace.exceptions import RateExceeded
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
 from tiderace.layers.database.executor import Executor
@@ -18,6 +19,7 @@ from tiderace.layers.database.stream_changes import (
     prepare_stream,
 )
 from tiderace.layers.database.vendor import Cursor
+from tiderace.ratelimit import Rate
 
 # A position is extended when half of its lifetime has passed without use, so that
 # subscribers of idle streams hardly write. They read it three or ten times in a lifetime.
@@ -54,17 +56,22 @@ class DatabaseStreams:
         history: Retention | None = None,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Published:
         name = self._prefix + subject
+        locks = [f"stream {name}"]
+        if limit is not None:
+            limit = self._prefix + limit[0], limit[1]
+            locks.append(f"bucket {limit[0]}")
         publication = AppendRequest(
-            self._max_bytes, name, data, keep, members_age, history, key, key_ttl
+            self._max_bytes, name, data, keep, members_age, history, key, key_ttl, limit
         )
-        return await self._executor.write_together(
-            append,
-            publication,
-            lock=(f"stream {name}",),
-            size=len(data),
+        published = await self._executor.write_together(
+            append, publication, lock=locks, size=len(data)
         )
+        if isinstance(published, float):
+            raise RateExceeded(published)
+        return published
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         name = self._prefix + subject

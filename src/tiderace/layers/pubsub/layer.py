@@ -369,6 +369,7 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         keep: Retention,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Position:
         """Append a publication to the group's stream, like ``group_send``."""
         self.require_valid_group_name(group)
@@ -376,7 +377,9 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             envelope.wrap_record(record, carries_bytes=self._carries_bytes)
         )
         metrics.MESSAGES_SENT.add()
-        published = await self._publisher.publish(group, data, keep, key, key_ttl)
+        published = await self._publisher.publish(
+            group, data, keep, key, key_ttl, limit
+        )
         if published.members:
             publication = Publication.of_record(published.position, record)
             data = self.serialize(publication.as_event())

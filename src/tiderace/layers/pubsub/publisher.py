@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 
 from tiderace import metrics
+from tiderace.exceptions import RateExceeded
 from tiderace.layers.broker import KEY_TTL, Published, Retention
 from tiderace.layers.local import DropLog
 from tiderace.layers.pubsub.brokers import Brokers
@@ -13,6 +14,7 @@ from tiderace.layers.pubsub.cursors import StreamCursors
 from tiderace.layers.pubsub.inbox import inbox_name
 from tiderace.layers.pubsub.queues import Queues
 from tiderace.layers.pubsub.reporter import Reporter
+from tiderace.ratelimit import Rate
 
 
 class Publisher:
@@ -54,10 +56,21 @@ class Publisher:
         history: Retention | None = None,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Published:
-        """Publish to a group; see ``StreamStore.publish``."""
+        """Publish to a group; see ``StreamStore.publish``.
+
+        The bucket of ``limit`` may be at another broker than the group.
+        """
+        broker = self._brokers.broker_of(group)
+        if limit is not None:
+            limiting = self._brokers.broker_of(limit[0])
+            if limiting is not broker:
+                if wait := await limiting.take_token(*limit):
+                    raise RateExceeded(wait)
+                limit = None
         begun = time.perf_counter()
-        published = await self._brokers.broker_of(group).streams.publish(
+        published = await broker.streams.publish(
             group,
             data,
             keep=self._keep,
@@ -65,6 +78,7 @@ class Publisher:
             history=history,
             key=key,
             key_ttl=key_ttl,
+            limit=limit,
         )
         took = self._reporter.round_trip = time.perf_counter() - begun
         metrics.PUBLISH_DURATION.observe(took)

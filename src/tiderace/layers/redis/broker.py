@@ -89,13 +89,7 @@ class RedisBroker:
         )
 
     async def take_token(self, key: str, rate: Rate) -> float:
-        wait: int = await self.commands.run_script(
-            "take_token",
-            bucket=self.keys.rate(key),
-            count=rate.count,
-            period_ms=int(rate.seconds * 1000),
-        )
-        return wait / 1000
+        return await self.streams.take_token(key, rate)
 
     async def subscribe(
         self, subjects: Collection[str], queues: Collection[str] = ()

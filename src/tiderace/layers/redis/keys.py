@@ -44,7 +44,7 @@ class KeySchema:
 
     def __init__(self, prefix: str, *, database: int, cluster: bool) -> None:
         self._prefix = prefix
-        self._cluster = cluster
+        self.is_cluster = cluster
         self._channel_start = f"{prefix}:{database}:".encode()
         self._channel_end = b""
         self.publish_command = "PUBLISH"
@@ -58,7 +58,7 @@ class KeySchema:
 
     def group(self, subject: str) -> str:
         """Return the key of a group's named members, and the start of its other keys."""
-        if self._cluster:  # the braces end the name
+        if self.is_cluster:  # the braces end the name
             return self._tag(f"{self._prefix}:group:{subject}")
         # Unescaped, the group "lobby:meta" would have the key of the meta of "lobby".
         name = subject.replace("%", "%25").replace(":", "%3A")
@@ -71,7 +71,7 @@ class KeySchema:
         return f"{self.group(subject)}:meta"
 
     def server(self, subject: str) -> str:
-        if self._cluster:  # in the slot of the group's other keys
+        if self.is_cluster:  # in the slot of the group's other keys
             return f"{self.group(subject)}:server"
         return f"{self._prefix}:server"
 
@@ -99,13 +99,13 @@ class KeySchema:
     @property
     def pattern(self) -> str:
         """A glob pattern that matches all keys."""
-        return f"{'*' if self._cluster else ''}{_escape(self._prefix)}:*"
+        return f"{'*' if self.is_cluster else ''}{_escape(self._prefix)}:*"
 
     def _queue(self, queue: str) -> str:
         return self._tag(f"{self._prefix}:queue:{queue}")
 
     def _tag(self, key: str) -> str:
-        return f"{{{key}}}" if self._cluster else key
+        return f"{{{key}}}" if self.is_cluster else key
 
     # Pub/sub channels
 

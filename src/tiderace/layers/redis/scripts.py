@@ -18,6 +18,7 @@ _FOLDER = Path(__file__).parent / "lua"
 # Functions that scripts call, each in `lua/shared`; the first ones call others.
 _SHARED = (
     "append",
+    "find_earlier",
     "presence_group",
     "history_start",
     "load_state",
@@ -25,6 +26,7 @@ _SHARED = (
     "publish_message",
     "replication_id",
     "save_state",
+    "take_token",
 )
 
 _UNPACKED = re.compile(rb"local ([\w,\s]+?) = unpack\((KEYS|ARGV)\b")
@@ -57,8 +59,8 @@ class Script:
         """Return the number of keys, the keys and the arguments, as EVAL takes them.
 
         Args:
-            values: the keys and arguments by name. A last key, and the last arguments,
-                are left out if they are None.
+            values: the keys and arguments by name. Keys, and the last arguments, are left
+                out if they are None.
             more_keys: keys without a name, after the others.
             more_arguments: arguments without a name, after the others.
 
@@ -73,29 +75,25 @@ class Script:
         except KeyError:
             raise self._wrong_names(values) from None
         count = len(self.keys)
-        if count and found[count - 1] is None:
-            count -= 1
-            del found[count]
-        if more_keys:
-            found[count:count] = more_keys
-            count += len(more_keys)
-        while found and found[-1] is None:
-            del found[-1]
-        return [count, *found, *more_arguments]
+        keys = [key for key in found[:count] if key is not None]
+        keys += more_keys
+        arguments = found[count:]
+        while arguments and arguments[-1] is None:
+            del arguments[-1]
+        return [len(keys), *keys, *arguments, *more_arguments]
 
-    def pack_start(self, *parameters: str | bytes, more: int) -> bytes:
-        """Return the command without its last parameters, in the protocol of Redis.
+    def pack_start(self, keys: int, arguments: int) -> bytes:
+        """Return the command without its parameters, in the protocol of Redis.
 
-        The parameters that stay the same are packed once, for a script that runs so often
-        that packing the whole command each time takes as long as the rest of the call.
+        Where a script runs often, packing the whole command each time takes as long as the
+        rest of the call, so the parts that stay the same are packed once.
 
         Args:
-            *parameters: all keys but the last one, which is left out, and the first
-                arguments.
-            more: the number of arguments that follow.
+            keys: the number of keys that follow.
+            arguments: the number of arguments after them.
         """
-        words = "EVALSHA", self.sha, str(len(self.keys) - 1), *parameters
-        return f"*{len(words) + more}\r\n".encode() + pack(*words)
+        words = "EVALSHA", self.sha, str(keys)
+        return f"*{len(words) + keys + arguments}\r\n".encode() + pack(*words)
 
     def _wrong_names(self, values: Mapping[str, Any]) -> TypeError:
         return TypeError(

@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+from tiderace.exceptions import RateExceeded
 from tiderace.history import Position
 from tiderace.layers.broker import KEY_TTL, Published, Retention, StreamMessage
 from tiderace.layers.random_bytes import random_bytes
 from tiderace.layers.redis.commands import CommandRunner
 from tiderace.layers.redis.keys import KeySchema
 from tiderace.layers.redis.scripts import SCRIPTS, pack
+from tiderace.ratelimit import Rate
 
 # Bytes of a message's id, and of an epoch. The script takes the random part of a new epoch
 # or a leap from the first bytes of the id.
 _ID_SIZE = 12
 _EPOCH_SIZE = 6
 
-# Groups whose part of a command is cached, half a kilobyte each.
+# Groups whose parts of a command are cached, half a kilobyte each.
 _CACHED_GROUPS = 8192
 
 # Seconds by which the clock of a server that takes over may be ahead.
@@ -55,7 +57,7 @@ class RedisStreams:
         self._max_bytes = max_bytes
         self._commands = commands
         self._keys = keys
-        self._starts: dict[str, bytes] = {}
+        self._parts: dict[str, tuple[bytes, bytes]] = {}
 
     async def publish(
         self,
@@ -67,7 +69,15 @@ class RedisStreams:
         history: Retention | None = None,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Published:
+        if limit is not None and self._keys.is_cluster:
+            # Its bucket is in another slot than the stream.
+            if wait := await self.take_token(*limit):
+                raise RateExceeded(wait)
+            limit = None
+        bucket = None if limit is None else self._keys.rate(limit[0])
+        rate = None if limit is None else limit[1]
         message_id = random_bytes(_ID_SIZE)
         begun = time.monotonic()
 
@@ -79,12 +89,14 @@ class RedisStreams:
                 meta=self._keys.meta(subject),
                 members=self._keys.group(subject),
                 server=self._keys.server(subject),
+                bucket=bucket,
                 once=self._keys.once(subject, key) if key else None,
                 channel=self._keys.group_channel(subject),
                 publish=self._keys.publish_command,
                 data=data,
                 id=message_id,
                 options=_options(keep, history, members_age, self._max_bytes),
+                rate=_pack_rate(rate),
                 once_ttl_ms=int(key_ttl * 1000),
                 since_ms=int(elapsed * 1000) if is_retry else None,
             )
@@ -92,11 +104,15 @@ class RedisStreams:
         first = None
         if not key:
             # The command of ``attempt``, packed in an eighth of the time.
-            end = _end_of_command(keep, history, members_age, self._max_bytes)
+            keys, arguments = self._parts_of_command(subject)
+            end = _end_of_command(rate, keep, history, members_age, self._max_bytes)
             first = self._commands.begin(
-                b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
+                b"%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
                 % (
-                    self._start_of_command(subject),
+                    _START if bucket is None else _START_LIMITED,
+                    keys,
+                    b"" if bucket is None else pack(bucket),
+                    arguments,
                     len(data),
                     data,
                     _ID_SIZE,
@@ -106,29 +122,41 @@ class RedisStreams:
             )
         reply = await self._commands.call_with_retry(attempt, first, begun)
         names: Sequence[str] = ()
+        if isinstance(reply, int):
+            raise RateExceeded(reply / 1000)
         if isinstance(reply, list):
             reply, members = reply
             names = [member.decode() for member in members]
         epoch, offset = reply.split()
         return Published(Position(epoch.decode(), int(offset)), names)
 
-    def _start_of_command(self, subject: str) -> bytes:
-        """Return the packed command that publishes to a group, up to the message."""
-        start = self._starts.get(subject)
-        if start is None:
-            if len(self._starts) >= _CACHED_GROUPS:
-                self._starts.clear()
+    def _parts_of_command(self, subject: str) -> tuple[bytes, bytes]:
+        """Return the packed keys and first arguments of a publication to a group."""
+        parts = self._parts.get(subject)
+        if parts is None:
+            if len(self._parts) >= _CACHED_GROUPS:
+                self._parts.clear()
             keys = self._keys
-            start = self._starts[subject] = SCRIPTS["publish"].pack_start(
-                keys.stream(subject),
-                keys.meta(subject),
-                keys.group(subject),
-                keys.server(subject),
-                keys.group_channel(subject),
-                keys.publish_command,
-                more=3,
+            parts = self._parts[subject] = (
+                pack(
+                    keys.stream(subject),
+                    keys.meta(subject),
+                    keys.group(subject),
+                    keys.server(subject),
+                ),
+                pack(keys.group_channel(subject), keys.publish_command),
             )
-        return start
+        return parts
+
+    async def take_token(self, key: str, rate: Rate) -> float:
+        """Take a token from the bucket ``key``; see ``Broker.take_token``."""
+        wait: int = await self._commands.run_script(
+            "take_token",
+            bucket=self._keys.rate(key),
+            count=rate.count,
+            period_ms=int(rate.seconds * 1000),
+        )
+        return wait / 1000
 
     async def find_published(self, subject: str, key: str) -> Position | None:
         found: bytes | None = await self._commands.execute(
@@ -237,12 +265,26 @@ def _options(
 
 
 @lru_cache(maxsize=1024)
-def _end_of_command(*options: Any) -> bytes:
+def _end_of_command(rate: Rate | None, *options: Any) -> bytes:
     """Return the packed end of the command that publishes without an idempotency key."""
-    return pack(_options(*options))
+    words = [_options(*options)]
+    if rate is not None:
+        words.append(_pack_rate(rate))
+    return pack(*words)
+
+
+def _pack_rate(rate: Rate | None) -> bytes:
+    """Return the argument ``rate`` of ``publish.lua``."""
+    if rate is None:
+        return b""
+    return struct.pack("<2d", rate.count, int(rate.seconds * 1000))
 
 
 _pack_options = struct.Struct("<8d").pack
+
+# The command that publishes, up to its keys: without a rate limit, and with one.
+_START = SCRIPTS["publish"].pack_start(4, 5)
+_START_LIMITED = SCRIPTS["publish"].pack_start(5, 6)
 
 
 def _messages(subject: str, epoch: str, entries: Sequence[Any]) -> list[StreamMessage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tiderace.exceptions import RateExceeded
 from tiderace.history import Position
 from tiderace.ratelimit import Rate
 from tiderace.testing.layer_contract.base import (
@@ -123,6 +124,52 @@ class StreamPositionsContract(StreamContract):
         assert waits[:2] == [0, 0]
         assert 0 < waits[2] <= 1800
         assert await layer.take_token("other", rate) == 0
+
+    async def test_a_publication_beyond_its_limit_is_refused(self, layer: Any) -> None:
+        listener = await self.listen(layer)
+        limit = ("one", Rate(2, 3600.0))
+        await self.publish(layer, "a", "b", limit=limit)
+
+        with raises(RateExceeded) as refused:
+            await self.publish(layer, "c", limit=limit)
+        (last,) = await self.publish(layer, "d", limit=("other", limit[1]))
+
+        assert 0 < getattr(refused.error, "delay", 0) <= 1800
+        assert last.offset == 3
+        assert await self.read_data(layer) == ["a", "b", "d"]
+        await self.wait_until(lambda: len(listener.received) >= 3)
+        assert listener.data == ["a", "b", "d"]
+
+    async def test_publications_take_the_tokens_of_take_token(self, layer: Any) -> None:
+        limit = ("one", Rate(2, 3600.0))
+
+        await self.publish(layer, "a", limit=limit)
+        waits = [await layer.take_token(*limit) for _ in range(2)]
+
+        assert waits[0] == 0
+        assert waits[1] > 0
+        with raises(RateExceeded):
+            await self.publish(layer, "b", group="other", limit=limit)
+
+    async def test_a_repeated_publication_takes_a_token(self, layer: Any) -> None:
+        options: Any = {"key": "k", "limit": ("one", Rate(2, 3600.0))}
+
+        first, again = await self.publish(layer, "a", "b", **options)
+
+        assert again == first
+        with raises(RateExceeded):
+            await self.publish(layer, "c", **options)
+
+    async def test_a_refused_publication_does_not_use_its_key(self, layer: Any) -> None:
+        limit = ("one", Rate(1, 3600.0))
+        await layer.take_token(*limit)
+
+        with raises(RateExceeded):
+            await self.publish(layer, "a", key="k", limit=limit)
+
+        assert await layer.stream_find_published("stream", "k") is None
+        await self.publish(layer, "b", key="k")
+        assert await self.read_data(layer) == ["b"]
 
     async def test_two_groups_may_use_the_same_key(self, layer: Any) -> None:
         await self.publish(layer, "a", group="one", key="k")

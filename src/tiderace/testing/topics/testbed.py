@@ -14,6 +14,7 @@ from tiderace.history import Position, Publication
 from tiderace.layers import InMemoryChannelLayer
 from tiderace.layers.broker import KEY_TTL, Retention
 from tiderace.layers.manager import channel_layers
+from tiderace.ratelimit import Rate
 from tiderace.testing.topics.blocking_client import TopicsClient
 from tiderace.testing.topics.client import AsyncTopicsClient, ClientOptions
 from tiderace.testing.topics.commits import publications_at_commit
@@ -47,10 +48,11 @@ class _CapturingLayer(InMemoryChannelLayer):
         keep: Retention,
         key: str = "",
         key_ttl: float = KEY_TTL,
+        limit: tuple[str, Rate] | None = None,
     ) -> Position:
         known = bool(key) and await self.stream_find_published(group, key) is not None
         position = await super().stream_publish(
-            group, record, keep=keep, key=key, key_ttl=key_ttl
+            group, record, keep=keep, key=key, key_ttl=key_ttl, limit=limit
         )
         if not known and record.get("topic"):
             captured = CapturedPublication(

@@ -1,19 +1,3 @@
--- Returns the offset of the entry with this id, as text, among those that are not older than
--- a time (ms); nil if there is none.
-local function find_entry(stream, id, oldest)
-  local upto = '+'
-  while true do
-    local entries = redis.call('XREVRANGE', stream, upto, '-', 'COUNT', 50)
-    for _, entry in ipairs(entries) do
-      local found, at = string.match(entry[1], '^(%d+)-(%d+)')
-      if entry[2][2] == id then return found end
-      if tonumber(at) < oldest then return nil end
-    end
-    if #entries < 50 then return nil end
-    upto = '(' .. entries[50][1]
-  end
-end
-
 -- Deletes the entries of a stream up to an offset.
 local function trim(stream, last)
   if last > 0 then
@@ -24,20 +8,14 @@ end
 -- Appends a message to a group's stream, deletes what is not kept any longer, and decides
 -- until when publications may leave this out. The arguments are those of publish.lua.
 --
--- Returns: epoch and offset, with a space between them, and whether the message was there
--- already, appended by the first try.
-local function append(stream, meta, server, data, id, options, since_ms, now, now_text)
+-- Returns: epoch and offset, with a space between them.
+local function append(stream, meta, server, data, id, options, now, now_text)
   local capacity, ttl, position_ttl_ms, _, max_bytes, history_size, history_ttl_ms, leap =
     struct.unpack('<dddddddd', options)
   local last_offset, published_at, bytes, _, _, _, epoch, replication, _, size, history_ttl,
     position_ttl, step, step_before, first_step, checkpoint, checkpoint_at,
     history_checkpoint, history_checkpoint_at, stream_ends_at, leaps = load_state(meta)
   local before
-  if last_offset and since_ms then
-    -- The first try may have been executed although its reply was lost.
-    local found = find_entry(stream, id, now - since_ms)
-    if found then return epoch .. ' ' .. found, true end
-  end
   if not last_offset then
     last_offset, published_at, bytes, size, history_ttl, step, step_before, first_step,
       checkpoint, checkpoint_at, history_checkpoint, history_checkpoint_at, stream_ends_at,
@@ -126,5 +104,5 @@ local function append(stream, meta, server, data, id, options, since_ms, now, no
   save_state(meta, offset, now, bytes, settled_until, step_size, options, epoch, replication,
     max_length, size, history_ttl, position_ttl, step, step_before, first_step, checkpoint,
     checkpoint_at, history_checkpoint, history_checkpoint_at, stream_ends_at, leaps)
-  return epoch .. ' ' .. number, false
+  return epoch .. ' ' .. number
 end
