@@ -326,6 +326,83 @@ async def test_a_user_has_one_allowance_over_all_connections(own_topics):
         await other.done("publish", channel="shared:2", data=1)
 
 
+async def test_a_publication_with_a_key_that_is_repeated_takes_another_token(
+    own_topics,
+):
+    class Limited(Topic):
+        pattern = "limited"
+        permission_classes = [AllowAny]
+        user_rate = "2/h"
+
+        async def can_publish(self, user):
+            return True
+
+    data = {"channel": "limited", "data": "hi", "key": "k1"}
+    async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+        await client.subscribe("limited")
+        for _ in range(2):
+            await client.done("rpc", method="$publish", data=data)
+
+        assert await client.refused("rpc", method="$publish", data=data) == 111
+        assert await client.publications(1) == ["hi"]
+        assert await client.quiet()
+
+
+async def test_a_message_of_another_type_takes_a_token(own_topics):
+    class Typed(Topic):
+        pattern = "typed"
+        permission_classes = [AllowAny]
+        message = Message
+        user_rate = "1/h"
+
+        async def can_publish(self, user):
+            return True
+
+    async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+        await client.subscribe("typed")
+        for code in (422, 111):
+            assert await client.refused("publish", channel="typed", data=3) == code
+
+
+async def test_a_repeated_key_is_answered_before_its_data_are_checked(own_topics):
+    class Typed(Topic):
+        pattern = "typed"
+        permission_classes = [AllowAny]
+        message = Message
+
+        async def can_publish(self, user):
+            return True
+
+    async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+        await client.subscribe("typed")
+        for data in ({"text": "hi"}, 3):
+            request = {"channel": "typed", "data": data, "key": "k1"}
+            await client.done("rpc", method="$publish", data=request)
+
+        assert await client.publications(1) == [{"text": "hi", "size": 1}]
+        assert await client.quiet()
+
+
+async def test_no_hook_runs_beyond_the_rate_of_a_user(own_topics):
+    ran = []
+
+    class Limited(Topic):
+        pattern = "limited"
+        permission_classes = [AllowAny]
+        user_rate = "1/h"
+
+        async def on_publish(self, user, message):
+            ran.append(message)
+            return message
+
+    async with WireClient(TopicsEndpoint.as_asgi(), user=user(1)) as client:
+        await client.subscribe("limited")
+        await client.done("publish", channel="limited", data=1)
+
+        assert await client.refused("publish", channel="limited", data=2) == 111
+    assert ran == [1]
+
+
 async def test_anonymous_visitors_of_one_address_share_an_allowance(own_topics):
     class Shared(Topic):
         pattern = "shared"

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from django.conf import settings
 from msgspec import Raw
 
+from tiderace.exceptions import RateExceeded
 from tiderace.json_compat import one_line_json
 from tiderace.presence.tracker import Presence
 from tiderace.protocol import codes
@@ -57,6 +59,9 @@ from tiderace.topics.streams import (
 
 logger = logging.getLogger("tiderace.topics")
 
+# The rate limits of users that are cached, since each of their publications needs them.
+_CACHED_BUCKETS = 8192
+
 # Publishing
 
 
@@ -78,12 +83,19 @@ async def _publish_to(
         _limit_rate(context, topic)
     await context.require("publish", topic)
     layer = layer_of(topic)
-    if topic.user_rate is not None:
-        await _limit_user(context, topic, layer)
+    limit = _user_limit(context, topic)
+    if key:
+        key = publication_key(key, user_id=context.identity.user_id)
+    content = _content_without_hook(topic, data)
+    if content is not None:
+        # One request to the layer limits the user, compares the key and publishes.
+        await _append(context, topic, layer, content, key, limit)
+        return _EMPTY
+    if limit is not None and await layer.take_token(*limit):
+        raise _beyond_user_rate(topic)
     if not key:
         await _publish_now(context, topic, layer, data)
         return _EMPTY
-    key = publication_key(key, user_id=context.identity.user_id)
 
     async def publish() -> None:
         # If it is published, the hook has run, and only the reply was lost.
@@ -101,20 +113,53 @@ _EMPTY = Empty()
 async def _publish_now(
     context: ClientContext, topic: Topic, layer: Any, data: bytes, key: str = ""
 ) -> None:
-    message = topic.checked(data)
-    content: str | bytes
     if topic.on_publish is None:
-        untyped = topic.message is None
-        content = data.decode() if untyped else encoded(topic, message)
+        content = _checked_content(topic, data)
     else:
+        message = topic.checked(data)
         message = await call_hook(topic.on_publish, context.identity.user, message)
         if message is None:
             _note_unpublished(type(topic))
             return
         content = encoded(topic, message)
+    await _append(context, topic, layer, content, key)
+
+
+def _content_without_hook(topic: Topic, data: bytes) -> str | bytes | None:
+    """Return what is published, or None where a hook or an error decides on it.
+
+    Both come after the user's rate limit.
+    """
+    if topic.on_publish is not None:
+        return None
+    try:
+        return _checked_content(topic, data)
+    except Exception:
+        return None
+
+
+def _checked_content(topic: Topic, data: bytes) -> str | bytes:
+    message = topic.checked(data)
+    return data.decode() if topic.message is None else encoded(topic, message)
+
+
+async def _append(
+    context: ClientContext,
+    topic: Topic,
+    layer: Any,
+    content: str | bytes,
+    key: str,
+    limit: tuple[str, Rate] | None = None,
+) -> None:
     name = topic.topic
     record = record_of(name, content, info=context.info_text_in(name))
-    await layer.stream_publish(topic_group(name), record, keep=topic.keep(), key=key)
+    keep = topic.keep()
+    try:
+        await layer.stream_publish(
+            topic_group(name), record, keep=keep, key=key, limit=limit
+        )
+    except RateExceeded:
+        raise _beyond_user_rate(topic) from None
 
 
 def _note_unpublished(topic: type[Topic]) -> None:
@@ -145,17 +190,27 @@ def _limit_rate(context: ClientContext, topic: Topic) -> None:
         raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
 
 
-async def _limit_user(context: ClientContext, topic: Topic, layer: Any) -> None:
+def _user_limit(context: ClientContext, topic: Topic) -> tuple[str, Rate] | None:
+    """Return the key and rate of the bucket from which the client's user takes tokens."""
+    if topic.user_rate is None:
+        return None
     owner = context.identity.user_id
     if not owner:
         address = client_ip(context.scope)
         owner = "anonymous:" + ("" if address is None else limit_key(address))
-    # One bucket for all topics of the class: a client can choose any number of names.
     kind = type(topic)
-    key = f"publish:{kind.__module__}.{kind.__qualname__}:{owner}"
-    if await layer.take_token(key, Rate.parse(str(topic.user_rate))):
-        reason = _rate_reason(topic, "user_rate")
-        raise Refused(codes.TOO_MANY_REQUESTS, reason=reason)
+    return _bucket_of(kind.__module__, kind.__qualname__, owner, topic.user_rate)
+
+
+@lru_cache(maxsize=_CACHED_BUCKETS)
+def _bucket_of(module: str, kind: str, owner: str, rate: str) -> tuple[str, Rate]:
+    # One bucket for all topics of the class: a client can choose any number of names.
+    return f"publish:{module}.{kind}:{owner}", Rate.parse(rate)
+
+
+def _beyond_user_rate(topic: Topic) -> Refused:
+    reason = _rate_reason(topic, "user_rate")
+    return Refused(codes.TOO_MANY_REQUESTS, reason=reason)
 
 
 def _rate_reason(topic: Topic, option: str) -> str:

@@ -174,7 +174,7 @@ class Topic:
     """How often one connection may publish; None for no limit."""
     user_rate: ClassVar[str | None] = "100/s"
     """How often one user may publish, over all connections and processes; None for no
-    limit, which saves a request to the broker."""
+    limit. With ``on_publish``, and in a Redis Cluster, it takes a request to the broker."""
     whispers: ClassVar[bool | str] = False
     """Whether subscribers may send each other messages that no hook sees and that are not
     stored, such as typing and cursors; True for 20 a second of each connection in one
