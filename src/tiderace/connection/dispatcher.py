@@ -105,11 +105,8 @@ class Dispatcher:
                     await SuspendedHandler(work, waits_for)
                     woken = True
                 caller.release_thread()
-                del (
-                    taken,
-                    item,
-                    work,
-                )  # which would be kept while the connection is idle
+                # Else they would be kept while the connection is idle.
+                del taken, item, work
         finally:
             mailbox.run_eagerly = None
 
