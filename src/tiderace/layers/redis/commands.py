@@ -50,6 +50,9 @@ class CommandRunner:
     def __init__(self, pool: RedisPool, *, timeout: float) -> None:
         self._pool = pool
         self._timeout = timeout
+        self.begin = pool.begin
+        """Sends a packed command for ``call_with_retry``, without a coroutine, since the
+        first try mostly succeeds; returns None where no connection is open."""
 
     async def execute(self, *command: Any) -> Any:
         """Run an idempotent command, with retries.
@@ -97,13 +100,6 @@ class CommandRunner:
         """Run a script once, within ``call_with_retry``."""
         script = SCRIPTS[name]
         return await self._evaluate(script, script.parameters(values, (), ()))
-
-    def begin(self, packed: bytes) -> Awaitable[Any] | None:
-        """Send a packed command for ``call_with_retry``; None where no connection is open.
-
-        Without a coroutine, since the first try mostly succeeds.
-        """
-        return self._pool.begin(packed)
 
     async def _evaluate(self, script: Script, parameters: Sequence[Any]) -> Any:
         try:

@@ -66,6 +66,9 @@ class RedisPool:
         self._connections: dict[
             asyncio.AbstractEventLoop, asyncio.Task[_LoopConnection]
         ] = {}
+        # Those that were opened, without cluster clients and perhaps lost since; found by
+        # fewer steps, since each publication looks here.
+        self._opened: dict[asyncio.AbstractEventLoop | None, RedisConnection] = {}
         # Loops of async_to_sync that have made one call through the blocking client.
         self._called_once: weakref.WeakSet[asyncio.AbstractEventLoop] = (
             weakref.WeakSet()
@@ -75,7 +78,14 @@ class RedisPool:
 
     def _forget_parent(self) -> None:
         # A child must neither use nor close the sockets of its parent.
-        keep_alive((self._connections, self._called_once, self._blocking_client))
+        keep_alive(
+            (
+                self._connections,
+                self._opened,
+                self._called_once,
+                self._blocking_client,
+            )
+        )
         self._start_empty()
 
     async def execute(self, *command: Any) -> Any:
@@ -97,9 +107,11 @@ class RedisPool:
 
         The future gets the reply, or what ``execute`` raises.
         """
-        loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
-        opened = None if loop is None else self._open_connection(loop)
-        return None if opened is None else opened.begin(packed)
+        # Sync code has no loop, and so none of these connections.
+        connection = self._opened.get(asyncio._get_running_loop())  # noqa: SLF001
+        if connection is None or connection.lost:
+            return None
+        return connection.execute_packed(packed)
 
     @property
     def loops(self) -> list[asyncio.AbstractEventLoop]:
@@ -110,6 +122,7 @@ class RedisPool:
         """Close the running loop's connection and the blocking ones."""
         loop = asyncio._get_running_loop()  # noqa: SLF001 (None in sync code)
         task = None if loop is None else self._connections.pop(loop, None)
+        self._opened.pop(loop, None)
         if task is not None:
             await _close(task)
         client, self._blocking_client = self._blocking_client, None
@@ -198,19 +211,20 @@ class RedisPool:
                 _raise_lost(error)
             opened = _LoopConnection(cluster=client)
         else:
-            opened = _LoopConnection(
-                connection=await connect(
-                    lambda: hosts_.make_connection(self.host, timeout=self.timeout),
-                    timeout=self.timeout,
-                )
+            connection = await connect(
+                lambda: hosts_.make_connection(self.host, timeout=self.timeout),
+                timeout=self.timeout,
             )
+            opened = _LoopConnection(connection=connection)
+            self._opened[asyncio.get_running_loop()] = connection
         await opened.close_with_loop()
         return opened
 
     def _remove_closed_loops(self) -> None:
-        for loop in list(self._connections):
-            if loop.is_closed():
+        for loop in [*self._connections, *self._opened]:
+            if loop is not None and loop.is_closed():
                 self._connections.pop(loop, None)
+                self._opened.pop(loop, None)
 
 
 def _raise_lost(error: Exception) -> NoReturn:
@@ -259,10 +273,6 @@ class _LoopConnection:
     @property
     def lost(self) -> bool:
         return self._closed or (self._connection is not None and self._connection.lost)
-
-    def begin(self, packed: bytes) -> asyncio.Future[Any] | None:
-        connection = self._connection
-        return None if connection is None else connection.execute_packed(packed)
 
     async def execute(self, command: tuple[Any, ...], begun: float) -> Any:
         if self._connection is not None:
