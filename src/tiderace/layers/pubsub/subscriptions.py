@@ -73,7 +73,7 @@ class GroupSubscriptions:
 
     def has_listeners_only(self, group: str) -> bool:
         """Return whether a group has listeners in this process, and no channel."""
-        return group in self._local.listeners and group not in self._local.hub.groups
+        return group not in self._local.hub.groups and group in self._local.listeners
 
     # Channels and listeners
 
