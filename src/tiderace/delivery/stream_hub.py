@@ -311,6 +311,10 @@ class StreamHub:
         """Return how many groups have a listener."""
         return len(self._groups)
 
+    def size(self, group: str) -> int:
+        """Return the number of listeners to ``group``, of which each may serve several."""
+        return sum([len(each.members) for each in self._groups.get(group, ())])
+
     def count(self, group: str) -> int:
         """Return the number of listeners to ``group``, with those that share one."""
         return sum(

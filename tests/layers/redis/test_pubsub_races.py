@@ -892,6 +892,19 @@ class Listener:
         self.came.append("gap")
 
 
+class SilentListener:
+    """Ignores what it gets."""
+
+    def __init__(self):
+        self.groups = set()
+
+    def on_publication(self, group, publication):
+        pass
+
+    def on_gap(self, group):
+        pass
+
+
 async def test_a_hundred_publications_to_listeners_come_in_one_iteration(layer, broker):
     listener = Listener()
     broker.append("room", message(0))
@@ -917,6 +930,24 @@ async def test_longer_bursts_of_publications_let_others_run_in_between(layer, br
     await until(lambda: len(listener.came) == 300)
 
     assert max(map(listener.came.count, listener.came)) <= 128
+    listener.counting.cancel()
+
+
+async def test_a_burst_to_many_listeners_lets_others_run_after_32_publications(
+    layer, broker
+):
+    listener = Listener()
+    broker.append("room", message(0))
+    await layer.stream_subscribe("room", listener)
+    for _ in range(32):
+        await layer.stream_subscribe("room", SilentListener())
+    await settle()
+
+    burst = [broker.append("room", message(number)) for number in range(100)]
+    broker.arriving.put_nowait(burst)
+    await until(lambda: len(listener.came) == 100)
+
+    assert max(map(listener.came.count, listener.came)) <= 32
     listener.counting.cancel()
 
 

@@ -71,9 +71,11 @@ class GroupSubscriptions:
         """The number of groups that ``unsubscribe_idle`` has to check."""
         return len(self._released)
 
-    def has_listeners_only(self, group: str) -> bool:
-        """Return whether a group has listeners in this process, and no channel."""
-        return group not in self._local.hub.groups and group in self._local.listeners
+    def listeners_alone(self, group: str) -> int:
+        """Return how many listeners a group has in this process; 0 if it has a channel."""
+        if group in self._local.hub.groups:
+            return 0
+        return self._local.listeners.size(group)
 
     # Channels and listeners
 
