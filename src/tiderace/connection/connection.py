@@ -166,6 +166,8 @@ class Connection:
         cancelled = taken = None
         try:
             taken = await reader.read()
+            # Mostly the disconnect handler ends in the iteration of the loop that follows.
+            await asyncio.sleep(0)
         except asyncio.CancelledError as error:
             # The server ends the connection.
             cancelled = error
@@ -483,6 +485,8 @@ async def _first_of(
     *futures: asyncio.Future[None], timeout: float | None = None
 ) -> bool:
     """Return whether one of ``futures`` is done within ``timeout`` seconds."""
+    if any(future.done() for future in futures):
+        return True
     done, _ = await asyncio.wait(
         futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
     )
