@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import re
@@ -19,6 +18,10 @@ _VERSION = b"13"
 _ACCEPTED = (
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
     b"sec-websocket-accept: %b"
+)
+# The headers of the handshake; repeated ones are read as one list (RFC 9110, 5.3).
+_HANDSHAKE = frozenset(
+    {b"sec-websocket-key", b"sec-websocket-protocol", b"sec-websocket-version"}
 )
 # The largest request, in bytes and headers.
 MAX_SIZE = 64 * 1024
@@ -55,6 +58,11 @@ def read_request(head: bytes) -> Request:
             13, 431 for more than 64 KiB or 256 headers, 400 without a key of 16 bytes or
             for a request that cannot be parsed.
     """
+    return _read(head)[0]
+
+
+def _read(head: bytes) -> tuple[Request, dict[bytes, bytes]]:
+    """Return a request, and its headers by name; a repeated one is the last, or a list."""
     line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     if len(head) > MAX_SIZE or len(lines) > MAX_HEADERS:
         raise HandshakeRefused(431, "the request is too long")
@@ -65,11 +73,18 @@ def read_request(head: bytes) -> Request:
     raw_path, _, query_string = target.partition(b"?")
     path = _decode_path(raw_path, query_string)
     headers = [_known_headers.get(line) or _header(line) for line in lines]
-    _check_version(_values(headers, b"sec-websocket-version"))
-    key = _key(_values(headers, b"sec-websocket-key"))
-    offered = b",".join(_values(headers, b"sec-websocket-protocol")).decode("latin-1")
-    subprotocols = [name.strip() for name in offered.split(",") if name.strip()]
-    return Request(path, raw_path, query_string, headers, key, subprotocols)
+    fields = dict(headers)
+    if len(fields) < len(headers):
+        for name in fields.keys() & _HANDSHAKE:
+            fields[name] = b", ".join([value for n, value in headers if n == name])
+    _check_version(fields.get(b"sec-websocket-version"))
+    key = fields.get(b"sec-websocket-key", b"")
+    _check_key(key)
+    subprotocols: list[str] = []
+    if offered := fields.get(b"sec-websocket-protocol"):
+        names = offered.decode("latin-1").split(",")
+        subprotocols = [name.strip() for name in names if name.strip()]
+    return Request(path, raw_path, query_string, headers, key, subprotocols), fields
 
 
 # A whole request without anything that only a full HTTP parser can judge, such as another
@@ -92,14 +107,17 @@ def read_plain_request(data: bytes) -> tuple[Request, bytes] | None:
     if head is None:
         return None
     try:
-        request = read_request(head[0])
+        request, fields = _read(head[0])
     except HandshakeRefused:
         return None
-    fields = dict(request.headers)
-    options = fields.get(b"connection", b"").lower().split(b",")
+    options = fields.get(b"connection", b"").lower()
     if (
         fields.get(b"upgrade", b"").lower() != b"websocket"
-        or b"upgrade" not in [option.strip() for option in options]
+        # Most browsers send nothing else.
+        or (
+            options != b"upgrade"
+            and b"upgrade" not in [option.strip() for option in options.split(b",")]
+        )
         or not _BODY.isdisjoint(fields)
     ):
         return None
@@ -204,13 +222,9 @@ def _decode_path(raw_path: bytes, query_string: bytes) -> str:
         raise HandshakeRefused(400, "the path, percent-decoded, is not UTF-8") from None
 
 
-def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    return [value for name, value in headers if name == wanted]
-
-
-def _check_version(versions: list[bytes]) -> None:
-    if versions != [_VERSION]:
-        sent = b", ".join(versions).decode("latin-1") or "none"
+def _check_version(version: bytes | None) -> None:
+    if version != _VERSION:
+        sent = (version or b"none").decode("latin-1")
         raise HandshakeRefused(
             426,
             f"the WebSocket version must be 13, not {sent}",
@@ -218,15 +232,12 @@ def _check_version(versions: list[bytes]) -> None:
         )
 
 
-def _key(keys: list[bytes]) -> bytes:
-    if len(keys) != 1:
-        raise HandshakeRefused(
-            400, f"there must be one Sec-WebSocket-Key, not {len(keys)}"
-        )
+def _check_key(key: bytes) -> None:
     try:
-        nonce = base64.b64decode(keys[0], validate=True)
+        nonce = binascii.a2b_base64(key, strict_mode=True)
     except binascii.Error:
         nonce = b""
     if len(nonce) != 16:
-        raise HandshakeRefused(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-    return keys[0]
+        raise HandshakeRefused(
+            400, "there must be one Sec-WebSocket-Key, of 16 bytes in base64"
+        )
