@@ -419,6 +419,14 @@ def test_auth_middleware_requires_session_middleware():
         wait(AuthMiddleware(Recorder()), {"type": "websocket"}, None, None)
 
 
+def test_a_lazy_session_of_outer_middleware_is_read(user):
+    scope = cookie_scope()
+    key = session_of(user)
+    scope["session"] = SimpleLazyObject(lambda: SessionStore(key))
+
+    assert user_in(AuthMiddleware, scope) == user
+
+
 def token_middleware(user):
     class TokenMiddleware(BaseMiddleware):
         async def __call__(self, scope, receive, send):

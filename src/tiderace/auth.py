@@ -24,7 +24,7 @@ from django.utils.functional import LazyObject, SimpleLazyObject, empty
 from tiderace.asgi import ASGIApp, Scope, Send, fill_lazy, unwrap_lazy
 from tiderace.db import database_sync_to_async
 from tiderace.middleware import BaseMiddleware, ScopeMiddleware
-from tiderace.sessions import CookieMiddleware, SessionMiddleware
+from tiderace.sessions import CookieMiddleware, LazySession, SessionMiddleware
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -160,7 +160,11 @@ def _anonymous_class() -> type[AnonymousUser]:
 
 def _is_new(session: SessionBase) -> bool:
     """Return whether a session has no key, so nothing to read, and no user put into it."""
-    session = unwrap_lazy(session)
+    known = unwrap_lazy(session)
+    if known is not empty:
+        session = known
+    elif issubclass(type(session), LazySession):  # nobody has used it yet
+        return True
     return session.session_key is None and SESSION_KEY not in session
 
 
@@ -221,6 +225,9 @@ def _backend_path(user: AbstractBaseUser, backend: str | None) -> str:
 
 class UserLazyObject(LazyObject):  # type: ignore[type-arg]  # not generic at run time
     """The placeholder in ``scope["user"]`` until the user has been looked up."""
+
+    def __init__(self) -> None:
+        fill_lazy(self, empty)  # past Django's Python code
 
     def _setup(self) -> None:
         raise ValueError("Accessing scope user before it is ready.")

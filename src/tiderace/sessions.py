@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.core.exceptions import SuspiciousOperation
 from django.http import parse_cookie
 from django.http.response import HttpResponseBase
 from django.utils.encoding import force_str
-from django.utils.functional import LazyObject
+from django.utils.functional import SimpleLazyObject, empty
 
 from tiderace.asgi import ASGIApp, Event, Scope, Send, fill_lazy
 from tiderace.conf import django_setting
@@ -134,6 +135,13 @@ class CookieMiddleware(ScopeMiddleware):
         )
 
 
+class LazySession(SimpleLazyObject):  # type: ignore[type-arg]  # not generic at run time
+    """A session that is new unless it is filled, made past Django's Python code."""
+
+    def __init__(self, store: Callable[[], Any]) -> None:
+        object.__setattr__(self, "__dict__", {"_setupfunc": store, "_wrapped": empty})
+
+
 class InstanceSessionWrapper:
     """The scope of one connection with its session, and a ``send`` that saves it.
 
@@ -166,21 +174,24 @@ class InstanceSessionWrapper:
                     "No cookies in scope - SessionMiddleware needs to run inside of "
                     "CookieMiddleware."
                 )
-            self.scope["session"] = LazyObject()
+            self.scope["session"] = LazySession(self.session_store)
 
     async def resolve_session(self) -> None:
-        """Set the session store, which reads its data at first use."""
+        """Set the session store, which reads its data at first use.
+
+        That of a visitor without a session is not made before its first use.
+        """
         if self.activated:
             key = self.scope["cookies"].get(self.cookie_name)
-            if key is not None and _NOT_IN_KEYS.search(key):
-                key = None
-            fill_lazy(self.scope["session"], self.session_store(key))
+            if key is not None and not _NOT_IN_KEYS.search(key):
+                fill_lazy(self.scope["session"], self.session_store(key))
 
     def sender(self) -> Send:
         """Return ``send``, or the server's where no event of the connection can save."""
         kind = self.scope.get("type")
-        if any(each.partition(".")[0] == kind for each in self.save_message_types):
-            return self.send
+        for each in self.save_message_types:
+            if each.partition(".")[0] == kind:
+                return self.send
         return self.real_send
 
     async def send(self, message: Event) -> None:
