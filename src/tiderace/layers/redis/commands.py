@@ -60,7 +60,11 @@ class CommandRunner:
         Raises:
             LayerUnavailable: as ``call_with_retry``.
         """
-        return await self.call_with_retry(lambda is_retry: self._pool.execute(*command))
+        begun = time.monotonic()
+        first = self.begin(hiredis.pack_command(cast("tuple[bytes]", command)))
+        return await self.call_with_retry(
+            lambda is_retry: self._pool.execute(*command), first, begun
+        )
 
     async def run_script(
         self,
