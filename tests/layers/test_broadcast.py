@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from support.waiting import until
 from tiderace import metrics
 from tiderace.consumer import concurrent
 from tiderace.delivery.outbox import NOTHING_TO_WRITE
@@ -168,6 +169,29 @@ async def test_a_broadcast_does_not_overtake_an_unread_message(layer):
     assert frames.written == [b"first", text_frame(b"second")]
     await client.disconnect()
     await teller.disconnect()
+
+
+async def test_a_broadcast_does_not_overtake_a_message_that_a_handler_has_sent(layer):
+    class Forwarding(Member):
+        async def forward(self, event):
+            broadcast.set()
+            await self.channel_layer.group_send("room", {"type": "said", "text": "1"})
+
+    async def broadcast_next():
+        await broadcast.wait()
+        await layer.group_broadcast("room", "2")
+
+    broadcast = asyncio.Event()
+    frames = Frames()
+    client = await connected(Forwarding, frames)
+    broadcasting = asyncio.create_task(broadcast_next())
+    await asyncio.sleep(0)
+    await layer.group_send("room", {"type": "forward"})
+    await broadcasting
+    await until(lambda: len(frames.written) == 2)
+
+    assert frames.written == [text_frame(b"1"), text_frame(b"2")]
+    await client.disconnect()
 
 
 async def test_a_consumer_may_stop_and_take_broadcasts_again(layer):

@@ -266,6 +266,11 @@ class EagerPath:
         self._mailbox.writer = None
 
     def open_to_broadcasts(self) -> None:
-        """Let ``write_to_idle`` write broadcasts past the mailbox from now on."""
-        if self._consumer.accepts_broadcasts and not self._mailbox.held:
-            self._mailbox.writer = self._outbox.writer
+        """Let ``write_to_idle`` write broadcasts past the mailbox from now on.
+
+        Not while a message waits in it, such as one that the last handler has sent to its
+        own group.
+        """
+        mailbox = self._mailbox
+        if self._consumer.accepts_broadcasts and not mailbox.held and mailbox.empty():
+            mailbox.writer = self._outbox.writer
