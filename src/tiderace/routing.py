@@ -155,7 +155,9 @@ class ProtocolTypeRouter:
         scope[_ANSWERS_NO_ROUTE] = True
         try:
             async with socket_thread(scope):
-                return await application(scope, receive, send)
+                serving = application(scope, receive, send)
+                del scope  # of which the application has copied what it needs
+                return await serving
         except NoRoute as error:
             if error.answer is None:
                 raise

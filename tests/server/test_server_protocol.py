@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+import weakref
 
 import pytest
 import uvicorn
@@ -29,6 +30,8 @@ from support.clients.raw_websocket import (
     forever,
 )
 from support.waiting import wait_until
+from tiderace.routing import ProtocolTypeRouter
+from tiderace.security.websocket import OriginValidator
 from tiderace.server import WebSocketProtocol
 from tiderace.server.certificate import development_certificate
 
@@ -131,6 +134,39 @@ def test_the_path_is_unquoted(plain):
         client.open()
 
     assert application.result() == ("/tíde/", b"/t%C3%ADde/")
+
+
+def test_a_trusted_proxy_tells_the_address_and_the_scheme_of_its_client(plain):
+    async def act(scope, receive, send):
+        await accept(receive, send)
+        return scope["client"], scope["scheme"]
+
+    application = Once(act)
+    headers = [("X-Forwarded-For", "192.0.2.7"), ("X-Forwarded-Proto", "https")]
+    with plain.open(application, headers=headers):
+        pass
+
+    assert application.result() == (("192.0.2.7", 0), "wss")
+
+
+def test_an_open_socket_does_not_hold_what_its_middleware_has_not_copied(plain):
+    class Value:
+        pass
+
+    known = []
+
+    async def serve(receive, send):
+        await accept(receive, send)
+        await receive()
+
+    def application(scope, receive, send):
+        scope["test.value"] = value = Value()
+        known.append(weakref.ref(value))
+        return serve(receive, send)
+
+    router = ProtocolTypeRouter({"websocket": OriginValidator(application, ["*"])})
+    with plain.open(router):
+        assert known[0]() is None
 
 
 def test_the_accepted_subprotocol_and_headers_reach_the_client(plain):

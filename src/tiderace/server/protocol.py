@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from django.conf import settings
 from uvicorn.config import Config
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.utils import (
     ClientDisconnected,
     get_client_addr,
@@ -26,6 +25,7 @@ from uvicorn.server import ServerState
 from tiderace import conf
 from tiderace.asgi import Event, redacted_query
 from tiderace.runtime.lifespan import on_startup
+from tiderace.server.addresses import addresses_of, behind_proxies
 from tiderace.server.collector import freeze
 from tiderace.server.connection import ServerConnection
 from tiderace.server.delays import Delays
@@ -51,6 +51,7 @@ _PING_SHARE = 1.25
 
 # The value of an extension without options; all sockets share this dict.
 _NO_OPTIONS: dict[str, Any] = {}
+_NO_SCOPE: dict[str, Any] = {}
 
 # The states: reading the opening request; waiting for the application; sending its own
 # HTTP response, a denial; handshake ended.
@@ -117,7 +118,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self.server_state = server_state
         self.app_state = app_state
         self.loop = _loop or asyncio.get_running_loop()
-        self.scope: dict[str, Any] = {}
+        # Up to the answer.
+        self.scope = _NO_SCOPE
         self._phase = _REQUEST
         # Bytes not read yet: a part of the request, or frames before the answer.
         self._unread = b""
@@ -230,7 +232,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _build_scope(self, request: Request) -> dict[str, Any]:
         self._offered = tuple(request.subprotocols)
         root_path = self.config.root_path
-        server, client = _addresses(self.transport)
+        server, client = addresses_of(self.transport)
         return {
             "type": "websocket",
             "asgi": _asgi(self.config.asgi_version),
@@ -265,6 +267,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._stop_timer()
         self._phase = _ANSWERED
         self._log_access("[accepted]")
+        # Middleware has copied it, mostly: 0.5 KB of each socket.
+        self.scope = _NO_SCOPE
         self._connection = connection = ServerConnection(
             self.transport,
             self.frames,
@@ -375,7 +379,7 @@ class WebSocketProtocol(asyncio.Protocol):
     async def _run_application(self) -> None:
         """Run the application, and close the connection when it ends."""
         try:
-            app = cast("Any", self.config.loaded_app)
+            app = await behind_proxies(self.config.loaded_app, self.scope)
             result = await app(self.scope, self.read_queue.get, self.send)
         except ClientDisconnected:
             code = 1000
@@ -446,33 +450,6 @@ class WebSocketProtocol(asyncio.Protocol):
 def _asgi(version: str) -> dict[str, str]:
     """Return the versions in a scope; one dict for all sockets, of 0.25 KB."""
     return {"version": version, "spec_version": "2.5"}
-
-
-def _addresses(transport: asyncio.Transport) -> tuple[Any, Any]:
-    """Return the addresses of the server and of the client, None where unknown.
-
-    During an upgrade by uvicorn its HTTP protocol is still that of the transport, and has
-    read both.
-    """
-    protocol = transport.get_protocol()
-    if isinstance(protocol, AutoHTTPProtocol):
-        http: Any = protocol
-        # It and its parser hold each other, which uvicorn ends only where a connection
-        # ends as HTTP: garbage of twenty objects per WebSocket for the cyclic collector.
-        http.parser = None
-        return http.server, http.client
-    # Not of the socket: uvloop makes an object of it, which takes four times as long.
-    server = transport.get_extra_info("sockname")
-    client = transport.get_extra_info("peername")
-    return (
-        # A Unix socket has a path, and its clients have no address.
-        (server, None) if isinstance(server, str) else _host_and_port(server),
-        _host_and_port(client),
-    )
-
-
-def _host_and_port(address: Any) -> Any:
-    return address[:2] if isinstance(address, tuple) else None
 
 
 def _max_size(accept: Event, limit: int) -> int:

@@ -200,8 +200,9 @@ class RawServer:
         self._thread.join(20)
         assert not self._thread.is_alive(), "the server did not stop"
 
-    async def _dispatch(self, scope, receive, send):
-        return await self._applications[scope["path"]](scope, receive, send)
+    # No coroutine function: its coroutine would hold the scope.
+    def _dispatch(self, scope, receive, send):
+        return self._applications[scope["path"]](scope, receive, send)
 
     def serve(self, application):
         """Serve ``application`` at a new path; return the path."""
@@ -218,12 +219,12 @@ class RawServer:
         return self.connect(application, **changes).open()
 
     def protocol_of(self, client):
-        """The server's side of a connection whose request has been read."""
+        """The server's side of a connection."""
         address = client.socket.getsockname()
         (found,) = [
             protocol
             for protocol in list(self.server.server_state.connections)
-            if protocol.scope and protocol.scope["client"] == address
+            if protocol.transport.get_extra_info("peername") == address
         ]
         return found
 
