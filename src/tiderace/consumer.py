@@ -155,7 +155,6 @@ class AsyncConsumer:
     scope: Scope
     channel_layer: Any
     channel_name: str
-    channel_receive: Callable[[], Awaitable[Any]]
     base_send: Callable[[Event], Any]
 
     # Both None while no connection is served.
@@ -165,11 +164,13 @@ class AsyncConsumer:
     _access: ClassVar[dict[str, Access]] = {}
     # The coroutine method that may be called without dispatch(), by type of message.
     _routes: ClassVar[dict[str, str]] = {}
+    _known_handlers: ClassVar[Handlers | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._access = {}
         cls._routes = {}
+        cls._known_handlers = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends."""
@@ -231,6 +232,12 @@ class AsyncConsumer:
         """Send an ASGI event to the client."""
         await self.base_send(message)
 
+    @functools.cached_property
+    def channel_receive(self) -> Callable[[], Awaitable[Any]]:
+        """Returns the next message of this connection's channel; only with a layer."""
+        # Not made before it is used: few consumers read their channel themselves.
+        return functools.partial(self.channel_layer.receive, self.channel_name)
+
     async def on_error(self, error: Exception) -> None:
         """Decide whether an exception of a handler ends the connection.
 
@@ -264,14 +271,15 @@ class AsyncConsumer:
             )
         return background.spawn(work)
 
-    def _handlers(self) -> Handlers:
-        return Handlers(
-            self.dispatch,
-            self._find_handler,
-            self._layer_access,
-            self._call_on_error,
-            self._sync,
-        )
+    @classmethod
+    def _handlers(cls) -> Handlers:
+        """Return the handlers of this class, which are made once."""
+        handlers = cls._known_handlers
+        if handlers is None:
+            handlers = cls._known_handlers = Handlers(
+                cls._find_handler, cls._layer_access, cls._call_on_error, cls._sync
+            )
+        return handlers
 
     async def _call_on_error(self, error: Exception) -> None:
         await self._call(self.on_error, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 from collections.abc import Coroutine, Iterable
 from time import perf_counter
 from typing import Any
@@ -36,6 +35,7 @@ from tiderace.connection.log import ConnectionLog
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import Outbox, TooSlow
 from tiderace.exceptions import StopConsumer, UnknownMessageType
+from tiderace.layers.base import LocalDelivery
 from tiderace.layers.manager import layer_attribute
 from tiderace.runtime.connections import (
     ConnectionInfo,
@@ -79,7 +79,7 @@ class Connection:
 
     Args:
         consumer: the consumer; gets its layer, its channel and ``base_send``.
-        handlers: the consumer's functions.
+        handlers: those of the consumer's class.
         layer: its channel layer, or None.
         receive: ASGI's.
         send: ASGI's.
@@ -138,8 +138,8 @@ class Connection:
         self._context = contextvars.copy_context()
         self._context.run(serving.set, scope)
         self._reader: EventReader | None = None
-        # Events of ``queue_event`` from before there was a mailbox.
-        self._early: list[Event] = []
+        # Events of ``queue_event`` from before there was a mailbox, if there are any.
+        self._early: list[Event] | None = None
         # Whether the connect handler and the disconnect handler were called.
         self._started = False
         self._disconnected = False
@@ -161,7 +161,7 @@ class Connection:
             self._receive, self._mailbox, outbox=self._outbox, idle=self._idle
         )
         self._task.add_done_callback(reader.stop)
-        for event in self._early:
+        for event in self._early or ():
             self.queue_event(event)
         cancelled = taken = None
         try:
@@ -193,7 +193,7 @@ class Connection:
     def queue_event(self, event: Event) -> None:
         """Queue an event of Tiderace itself, handled in turn with the client's."""
         if self._task is None:
-            self._early.append(event)
+            self._early = [*(self._early or ()), event]
         else:
             self._mailbox.post(event)
 
@@ -256,9 +256,8 @@ class Connection:
         consumer.channel_layer = layer
         await self._inbox.open()
         if layer is not None:
-            name = self._log.channel_name = self._inbox.channel_name
-            consumer.channel_name = name
-            consumer.channel_receive = functools.partial(layer.receive, name)
+            self._log.channel_name = self._inbox.channel_name
+            consumer.channel_name = self._inbox.channel_name
 
     def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work, context=self._context)
@@ -310,13 +309,13 @@ class Connection:
 
     async def _disconnect_beside(self, event: Event) -> None:
         with contextlib.suppress(StopConsumer, UnknownMessageType):
-            await self._handlers.dispatch(event)
+            await self._consumer.dispatch(event)
 
     async def _handle_all(self) -> None:
         """Run the handlers until the connection ends, then clean up."""
         metrics.CONNECTIONS_OPEN.add()
         ending = 1006
-        if self._layer is not None:
+        if self._layer is not None and not isinstance(self._layer, LocalDelivery):
             self._inbox.read_layer(self._consumer.channel_receive, self._idle)
         self._caller = caller = HandlerCaller(
             self._consumer,
@@ -335,7 +334,7 @@ class Connection:
             context=self._context,
         )
         dispatcher = Dispatcher(
-            self._mailbox, caller, self._handlers.dispatch, eager, self._idle
+            self._consumer, self._mailbox, caller, eager, self._idle
         )
         try:
             await dispatcher.run(_OWN_EVENTS, self._handle_own_event)
@@ -402,7 +401,7 @@ class Connection:
 
     async def _dispatch(self, event: Event, began: float = 0.0) -> None:
         await self._caller.call(
-            self._handlers.dispatch(event), began, passing=_OWN_EVENTS[event["type"]]
+            self._consumer.dispatch(event), began, passing=_OWN_EVENTS[event["type"]]
         )
 
     async def _close_for_restart(self, event: Event) -> None:

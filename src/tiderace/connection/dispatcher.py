@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from time import perf_counter
 from typing import Any
 
 from tiderace.asgi import Event
-from tiderace.connection.eager import EagerPath, SuspendedHandler, sampled
-from tiderace.connection.handlers import HandlerCaller
+from tiderace.connection.eager import EagerPath, SuspendedHandler, begin, sampled
+from tiderace.connection.handlers import ConsumerProtocol, HandlerCaller
 from tiderace.connection.inbox import DeferredError
 from tiderace.delivery.mailbox import Mailbox, Source
 
@@ -18,27 +18,27 @@ class Dispatcher:
     """Takes events and messages out of a mailbox and calls their handlers.
 
     Args:
+        consumer: handles events of the client with its ``dispatch``.
         mailbox: the mailbox.
         caller: calls the handlers.
-        dispatch: the consumer's, for events of the client.
         eager: the fast path.
         idle: for a worker's connection, an event that is set while nothing is to be
             done, and every event is a message; None for other connections.
     """
 
-    __slots__ = ("_caller", "_dispatch", "_eager", "_idle", "_mailbox")
+    __slots__ = ("_caller", "_consumer", "_eager", "_idle", "_mailbox")
 
     def __init__(
         self,
+        consumer: ConsumerProtocol,
         mailbox: Mailbox[Any],
         caller: HandlerCaller,
-        dispatch: Callable[[Event], Awaitable[None]],
         eager: EagerPath,
         idle: asyncio.Event | None,
     ) -> None:
+        self._consumer = consumer
         self._mailbox = mailbox
         self._caller = caller
-        self._dispatch = dispatch
         self._eager = eager
         self._idle = idle
 
@@ -53,7 +53,7 @@ class Dispatcher:
             own_events: types of events that do not go straight to the consumer.
             handle_own_event: called for these.
         """
-        caller, dispatch, eager = self._caller, self._dispatch, self._eager
+        consumer, caller, eager = self._consumer, self._caller, self._eager
         mailbox, idle = self._mailbox, self._idle
         mailbox.run_eagerly = eager.run_eagerly
         worker = idle is not None
@@ -94,19 +94,18 @@ class Dispatcher:
                 elif item.get("type") in own_events:
                     work = handle_own_event(item)
                 else:
-                    work = caller.call(dispatch(item), perf_counter())
-                # Other tasks may have run in a handler that was suspended: the count of
-                # what is ready does not show what it has woken.
-                try:
-                    waits_for = work.send(None)
-                except StopIteration:
+                    work = caller.call(consumer.dispatch(item), perf_counter())
+                suspended = begin(work)
+                if suspended is None:
                     woken = eager.count_ready() != ready
                 else:
-                    await SuspendedHandler(work, waits_for)
+                    await suspended
+                    # Other tasks may have run: the count of what is ready does not show
+                    # what it has woken.
                     woken = True
                 caller.release_thread()
                 # Else they would be kept while the connection is idle.
-                del taken, item, work
+                del taken, item, work, suspended
         finally:
             mailbox.run_eagerly = None
 

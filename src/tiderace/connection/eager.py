@@ -114,6 +114,19 @@ class SuspendedHandler:
                 return
 
 
+def begin(work: Coroutine[Any, Any, None]) -> SuspendedHandler | None:
+    """Run the first step of a handler; return what has to be awaited, None at its end.
+
+    It is called in the connection's task, in whose coroutine it would leave 0.3 KB: a
+    frame that catches an exception, here ``StopIteration``, becomes an object.
+    """
+    try:
+        waits_for = work.send(None)
+    except StopIteration:
+        return None
+    return SuspendedHandler(work, waits_for)
+
+
 class EagerPath:
     """Runs handlers of one connection where their messages are delivered.
 
@@ -121,7 +134,7 @@ class EagerPath:
 
     Args:
         consumer: the consumer.
-        handlers: its handlers.
+        handlers: those of its class.
         mailbox: where a handler that is not finished, or has failed, is left.
         outbox: takes broadcasts.
         caller: handles a message that ``handlers.find`` has no handler for.
@@ -201,7 +214,7 @@ class EagerPath:
                 self._mailbox.put_first(DeferredError(error, TooSlow))
                 return True
             work = self._caller.handle_message(message)
-        elif (handler := self._find_handler(message)) is None:
+        elif (handler := self._find_handler(self._consumer, message)) is None:
             work = self._caller.handle_message(message)
         else:
             passing = StopConsumer

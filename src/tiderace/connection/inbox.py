@@ -213,9 +213,8 @@ class Inbox:
         self, receive: Callable[[], Awaitable[Any]], idle: asyncio.Event | None
     ) -> None:
         """Start to read a layer without local delivery; ``idle`` as in ``EventReader``."""
-        if not isinstance(self._layer, LocalDelivery):
-            reader = EventReader(receive, self.mailbox, idle=idle)
-            self._reading = asyncio.get_running_loop().create_task(reader.read())
+        reader = EventReader(receive, self.mailbox, idle=idle)
+        self._reading = asyncio.get_running_loop().create_task(reader.read())
 
     async def leave_groups(self, groups: Iterable[str], log: ConnectionLog) -> None:
         """Leave all groups.
