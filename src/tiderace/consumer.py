@@ -176,7 +176,7 @@ class AsyncConsumer:
         """Serve one connection until it ends."""
         self.scope = scope
         _set_anonymous_user(scope)
-        async with threads.isolated_once():
+        async with threads.isolated():
             layer = get_channel_layer(self.channel_layer_alias)
             connection = Connection(self, self._handlers(), layer, receive, send)
             self._background, self._thread_id = connection.background, get_ident()

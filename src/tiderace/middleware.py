@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, ClassVar
 
 from tiderace.asgi import ASGIApp, Receive, Scope, Send
-from tiderace.runtime.threads import isolated_once
+from tiderace.runtime.threads import isolated
 
 __all__ = ["BaseMiddleware", "socket_thread"]
 
@@ -96,5 +96,5 @@ def socket_thread(scope: Scope) -> AbstractAsyncContextManager[Any]:
     Other kinds of connection are left alone: Django's handler does the same for HTTP.
     """
     if scope.get("type") == "websocket":
-        return isolated_once()
+        return isolated()
     return nullcontext()

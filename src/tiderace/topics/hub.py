@@ -77,7 +77,7 @@ class TopicHub:
         metrics.TOPIC_CONNECTIONS.add()
         process_connections.add(client)
         try:
-            async with threads.isolated_once():
+            async with threads.isolated():
                 self._add(client)
                 heartbeat = self._heartbeat(context.settings)
                 heartbeat.add(client)
