@@ -97,10 +97,18 @@ async def call_hook(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         if _is_coroutine_function(hook):
             return await hook(*args, **kwargs)
-        result = await database_sync_to_async(hook)(*args, **kwargs)
+        result = await _call_in_thread(hook, *args, **kwargs)
         return await result if inspect.isawaitable(result) else result
     except (SystemExit, asyncio.CancelledError) as raised:
         raise as_error(raised) from raised
+
+
+def _call(hook: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+    return hook(*args, **kwargs)
+
+
+# One for all hooks: making one for each call takes a tenth of the call's time.
+_call_in_thread = database_sync_to_async(_call)
 
 
 def _is_coroutine_function(hook: Callable[..., Any]) -> bool:
