@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from asgiref.compatibility import is_double_callable
+from hypercorn.utils import is_asgi
 
 from tiderace import asgi
+from tiderace.consumer import AsyncConsumer
+from tiderace.routing import URLRouter
+from tiderace.topics import TopicsEndpoint
 
 
 def test_accept_always_contains_its_subprotocol():
@@ -199,3 +204,13 @@ def test_a_path_cannot_add_a_line_to_the_log():
 
 def test_a_workers_channel_is_described_by_its_name():
     assert asgi.describe({"type": "channel", "channel": "thumbs"}) == "channel 'thumbs'"
+
+
+@pytest.mark.parametrize(
+    "application",
+    [AsyncConsumer.as_asgi(), TopicsEndpoint.as_asgi(), URLRouter([])],
+    ids=["consumer", "endpoint", "router"],
+)
+def test_servers_recognise_an_application_that_nothing_surrounds(application):
+    assert is_asgi(application)
+    assert not is_double_callable(application)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, unquote_plus
 
+from asgiref.sync import markcoroutinefunction
 from django.utils.functional import LazyObject
 
 from tiderace import conf
@@ -34,6 +36,7 @@ __all__ = [
     "hide_commands",
     "known_user_id",
     "log_fields",
+    "mark_application",
     "path_below_prefix",
     "redacted_query",
     "refuse",
@@ -50,6 +53,25 @@ Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[Any]]
+
+A = TypeVar("A", bound=ASGIApp)
+
+
+def mark_application(application: A) -> A:
+    """Return an application that is no coroutine function, so that servers recognise it.
+
+    Such an application returns the coroutine of another one.
+    """
+    markcoroutinefunction(application)
+    if sys.version_info < (3, 12):
+        # hypercorn reads Python's own mark, which exists since 3.12. Where it finds neither
+        # that nor a coroutine function, it looks at this attribute, before it takes an
+        # application for one of WSGI.
+        async def call(scope: Scope, receive: Receive, send: Send) -> Any:
+            return await application(scope, receive, send)
+
+        vars(application)["__call__"] = call
+    return application
 
 
 class EventQueue:

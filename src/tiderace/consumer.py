@@ -25,10 +25,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from threading import get_ident
 from typing import Any, ClassVar, TypeVar
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction
 
 from tiderace import DEFAULT_CHANNEL_LAYER
-from tiderace.asgi import Event, Receive, Scope, Send
+from tiderace.asgi import Event, Receive, Scope, Send, mark_application
 from tiderace.connection import (
     Access,
     BackgroundTasks,
@@ -203,7 +203,7 @@ class AsyncConsumer:
         _note_misspelt_methods(cls)
 
         # No coroutine function: its coroutine would be 0.25 KB of each socket.
-        @markcoroutinefunction
+        @mark_application
         def app(
             scope: Scope, receive: Receive, send: Send
         ) -> Coroutine[Any, Any, None]:

@@ -54,6 +54,7 @@ from tiderace.asgi import (
     client_address,
     hide_commands,
     log_fields,
+    mark_application,
     path_below_prefix,
     refuse,
 )
@@ -208,6 +209,7 @@ class URLRouter:
         for route in routes:
             self._check(route)
             self._pattern(route)
+        mark_application(self)
 
     # No coroutine function: where an application serves, another would be 0.3 KB a socket.
     @markcoroutinefunction

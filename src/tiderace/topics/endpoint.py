@@ -20,7 +20,7 @@ from django.core.exceptions import SuspiciousOperation
 from django.http import QueryDict
 
 from tiderace import metrics
-from tiderace.asgi import Receive, Scope, Send, describe, refuse
+from tiderace.asgi import Receive, Scope, Send, describe, mark_application, refuse
 from tiderace.exceptions import LayerUnavailable
 from tiderace.routing import NoRoute
 from tiderace.runtime import threads
@@ -80,7 +80,7 @@ class TopicsEndpoint(TopicHooks):
         require_origins(cls.allowed_origins or ())
 
         # No coroutine function: its coroutine would be 0.25 KB of each socket.
-        @markcoroutinefunction
+        @mark_application
         def application(scope: Scope, receive: Receive, send: Send) -> Any:
             return endpoint(scope, receive, send)
 
