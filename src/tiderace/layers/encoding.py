@@ -60,13 +60,10 @@ def _encode_well_formed(encode: Callable[[Any], T], message: Any) -> T:
 _NATIVE = (bytes, bytearray, memoryview, datetime.datetime)
 
 
-def decode(data: bytes) -> Any:
-    """Decode msgpack; see above for the values that arrive as others."""
-    return _decoder.decode(data)
-
-
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
-_decoder = msgspec.msgpack.Decoder()
+
+decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
+"""Decodes msgpack; see above for the values that arrive as others."""
 
 
 def _encoding_error(

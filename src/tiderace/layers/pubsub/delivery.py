@@ -130,15 +130,16 @@ class GroupDelivery:
         subject = item.subject
         try:
             message = self._deserialize(item.data)
+            is_record = envelope.is_record(message)
             publication = None
-            if subject in self._local.listeners or envelope.is_record(message):
+            if is_record or subject in self._local.listeners:
                 publication = envelope.publication_from(item, message)
                 delivery = self._local.listeners.put(subject, publication)
                 if not await delivery.finish():
                     self._groups_to_check.add(subject)
             if subject in self._local.hub.groups:
                 deadline = self._local.clock() + self._local.expiry - item.age
-                if publication is not None and envelope.is_record(message):
+                if publication is not None and is_record:
                     message = publication.as_event()
                 excluded = (
                     self._take_held_back(subject, item.position)
