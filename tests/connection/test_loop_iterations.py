@@ -271,6 +271,70 @@ def test_an_event_whose_handler_wakes_no_task_costs_no_iteration_afterwards(run)
     run(main)
 
 
+def test_a_handler_that_has_waited_and_wakes_nothing_is_followed_by_the_next(run):
+    class Waiting(AsyncWebsocketConsumer):
+        released, finished = asyncio.Event(), asyncio.Event()
+        seen = 0
+
+        async def receive(self, text_data=None, bytes_data=None):
+            await self.released.wait()
+            await asyncio.sleep(0)
+            self.seen += 1
+            if self.seen == 20:
+                self.finished.set()
+
+    async def main(layer):
+        client = await Client(Waiting.as_asgi()).open()
+        for _ in range(20):
+            client.text("hello")
+        await settle()
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        Waiting.released.set()
+        await Waiting.finished.wait()
+        counting.cancel()
+
+        # Each handler waits for one; another one for each would make 40.
+        assert turns < 30
+        await client.leave()
+
+    run(main)
+
+
+def test_the_ready_callbacks_of_a_loop_are_counted(run):
+    async def main(layer):
+        loop = asyncio.get_running_loop()
+        count = ready_counter(loop)
+        await settle()
+        assert count() == 0
+
+        waiting = loop.create_future()
+        waiting.add_done_callback(lambda _: None)
+        assert count() == 0
+        waiting.set_result(None)
+        loop.call_soon(lambda: None)
+        assert count() == 2
+
+    run(main)
+
+
+def test_a_loop_whose_callbacks_are_hidden_seems_to_have_more_each_time():
+    class Hidden:
+        pass
+
+    count = ready_counter(Hidden())
+
+    # More than by the one callback that is not counted: the one that writes frames.
+    assert 0 < count() < count() - 1
+
+
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_the_iterations_of_a_loop_do_not_keep_it(new_loop):
     async def count():

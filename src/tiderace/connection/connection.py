@@ -333,11 +333,9 @@ class Connection:
             caller=caller,
             context=self._context,
         )
-        dispatcher = Dispatcher(
-            self._consumer, self._mailbox, caller, eager, self._idle
-        )
+        dispatcher = Dispatcher(self._mailbox, caller, eager, self._idle)
         try:
-            await dispatcher.run(_OWN_EVENTS, self._handle_own_event)
+            await dispatcher.run(self._handle_event)
         except StopConsumer:
             ending = 1000
             await self._close(ending)
@@ -356,6 +354,11 @@ class Connection:
             raise error  # noqa: B904 (its cause is set)
         finally:
             await self._finish(ending)
+
+    def _handle_event(self, event: Event) -> Coroutine[Any, Any, None]:
+        if event.get("type") in _OWN_EVENTS:
+            return self._handle_own_event(event)
+        return self._caller.call(self._consumer.dispatch(event), perf_counter())
 
     async def _handle_own_event(self, event: Event) -> None:
         """Handle one of ``_OWN_EVENTS``.

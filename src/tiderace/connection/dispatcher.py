@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
 
 from tiderace.asgi import Event
 from tiderace.connection.eager import EagerPath, SuspendedHandler, begin, sampled
-from tiderace.connection.handlers import ConsumerProtocol, HandlerCaller
+from tiderace.connection.handlers import HandlerCaller
 from tiderace.connection.inbox import DeferredError
 from tiderace.delivery.mailbox import Mailbox, Source
 
@@ -18,7 +18,6 @@ class Dispatcher:
     """Takes events and messages out of a mailbox and calls their handlers.
 
     Args:
-        consumer: handles events of the client with its ``dispatch``.
         mailbox: the mailbox.
         caller: calls the handlers.
         eager: the fast path.
@@ -26,48 +25,43 @@ class Dispatcher:
             done, and every event is a message; None for other connections.
     """
 
-    __slots__ = ("_caller", "_consumer", "_eager", "_idle", "_mailbox")
+    __slots__ = ("_caller", "_eager", "_idle", "_mailbox")
 
     def __init__(
         self,
-        consumer: ConsumerProtocol,
         mailbox: Mailbox[Any],
         caller: HandlerCaller,
         eager: EagerPath,
         idle: asyncio.Event | None,
     ) -> None:
-        self._consumer = consumer
         self._mailbox = mailbox
         self._caller = caller
         self._eager = eager
         self._idle = idle
 
     async def run(
-        self,
-        own_events: Container[str],
-        handle_own_event: Callable[[Event], Coroutine[Any, Any, None]],
+        self, handle_event: Callable[[Event], Coroutine[Any, Any, None]]
     ) -> None:
-        """Handle events and messages until an exception is raised.
-
-        Args:
-            own_events: types of events that do not go straight to the consumer.
-            handle_own_event: called for these.
-        """
-        consumer, caller, eager = self._consumer, self._caller, self._eager
+        """Handle messages, and events by ``handle_event``, until an exception is raised."""
+        caller, eager = self._caller, self._eager
         mailbox, idle = self._mailbox, self._idle
         mailbox.run_eagerly = eager.run_eagerly
         worker = idle is not None
         # Whether the last handler may have started or woken a task that has not run since.
         woken = True
+        # Whether the loop has run an iteration since the last handler began.
+        has_waited = False
         try:
             while True:
                 if idle is not None:
                     idle.set()
-                if mailbox.has_next() and eager.is_any_ready():
-                    # Let such tasks run, and frames be sent.
-                    await asyncio.sleep(0)
-                    woken = False
-                taken = mailbox.take()
+                taken = None
+                if mailbox.has_next():
+                    if woken or (not has_waited and eager.is_any_ready()):
+                        # Let such tasks run, and frames be sent.
+                        await asyncio.sleep(0)
+                        woken = False
+                    taken = mailbox.take()
                 if taken is None:
                     eager.wait(woken)
                     try:
@@ -91,18 +85,15 @@ class Dispatcher:
                     is_timed = worker or next(sampled)
                     began = perf_counter() if is_timed else 0.0
                     work = caller.handle_message(item, began)
-                elif item.get("type") in own_events:
-                    work = handle_own_event(item)
                 else:
-                    work = caller.call(consumer.dispatch(item), perf_counter())
-                suspended = begin(work)
+                    work = handle_event(item)
+                suspended = begin(work, eager.count_ready)
                 if suspended is None:
                     woken = eager.count_ready() != ready
+                    has_waited = False
                 else:
                     await suspended
-                    # Other tasks may have run: the count of what is ready does not show
-                    # what it has woken.
-                    woken = True
+                    woken, has_waited = suspended.woken, True
                 caller.release_thread()
                 # Else they would be kept while the connection is idle.
                 del taken, item, work, suspended

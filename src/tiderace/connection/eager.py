@@ -26,7 +26,7 @@ import asyncio
 import contextvars
 import itertools
 import sys
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from threading import get_ident
 from time import perf_counter
 from typing import Any
@@ -68,19 +68,30 @@ twice takes little time, but so do most of these handlers."""
 
 
 class SuspendedHandler:
-    """A handler that was started eagerly and has to wait; await it to resume it.
+    """A handler that was started and has to wait; await it to resume it.
 
     Args:
         work: the handler's coroutine.
         waits_for: what it has yielded: a future, as for a task.
         passing: exceptions that are raised without a call of ``on_error``.
         began: when it was started, if it is timed; else 0.
+        count_ready: ``EagerPath.count_ready``, to set ``woken``.
 
     Attributes:
         interruption: raised in the handler instead of waiting, if set.
+        woken: at the end, whether its last step may have started or woken a task. What an
+            earlier step has woken has run: it was ready before this handler was again.
     """
 
-    __slots__ = ("_waits_for", "_work", "began", "interruption", "passing")
+    __slots__ = (
+        "_count_ready",
+        "_waits_for",
+        "_work",
+        "began",
+        "interruption",
+        "passing",
+        "woken",
+    )
 
     def __init__(
         self,
@@ -88,22 +99,28 @@ class SuspendedHandler:
         waits_for: Any,
         passing: type[Exception] = Exception,
         began: float = 0.0,
+        count_ready: Callable[[], int] | None = None,
     ) -> None:
         self._work = work
         self._waits_for = waits_for
+        self._count_ready = count_ready
         self.passing = passing
         self.began = began
+        self.woken = True
         self.interruption: BaseException | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
         work, waits_for, error = self._work, self._waits_for, self.interruption
-        value = None
+        count_ready = self._count_ready
+        value, ready = None, 0
         while True:
             if error is None:
                 try:
                     value = yield waits_for
                 except BaseException as raised:
                     error = raised
+            if count_ready is not None:
+                ready = count_ready()
             try:
                 if error is None:
                     waits_for = work.send(value)
@@ -111,10 +128,14 @@ class SuspendedHandler:
                     thrown, error = error, None
                     waits_for = work.throw(thrown)
             except StopIteration:
+                if count_ready is not None:
+                    self.woken = count_ready() != ready
                 return
 
 
-def begin(work: Coroutine[Any, Any, None]) -> SuspendedHandler | None:
+def begin(
+    work: Coroutine[Any, Any, None], count_ready: Callable[[], int]
+) -> SuspendedHandler | None:
     """Run the first step of a handler; return what has to be awaited, None at its end.
 
     It is called in the connection's task, in whose coroutine it would leave 0.3 KB: a
@@ -124,7 +145,7 @@ def begin(work: Coroutine[Any, Any, None]) -> SuspendedHandler | None:
         waits_for = work.send(None)
     except StopIteration:
         return None
-    return SuspendedHandler(work, waits_for)
+    return SuspendedHandler(work, waits_for, count_ready=count_ready)
 
 
 class EagerPath:
@@ -259,7 +280,7 @@ class EagerPath:
         return self._count_ready() - self._write_schedule.due
 
     def is_any_ready(self) -> bool:
-        """Return whether a callback of the loop is ready, or that cannot be seen."""
+        """Return whether a callback of the loop is ready, or may be."""
         return self._count_ready() > 0
 
     def wait(self, woken: bool) -> None:

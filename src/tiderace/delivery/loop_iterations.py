@@ -9,35 +9,27 @@ start and wake none, and cost no iteration.
 from __future__ import annotations
 
 import asyncio
-import functools
-import sys
+import gc
+import itertools
 import weakref
+from collections import deque
 from collections.abc import Callable, Sized
 
 
 def ready_counter(loop: asyncio.AbstractEventLoop) -> Callable[[], int]:
-    """Return a function whose result grows when a callback of ``loop`` becomes ready.
+    """Return a function that returns how many callbacks of ``loop`` are ready.
 
-    It is 0 when none is ready, if that can be seen. uvloop hides its callbacks: the
-    references to the loop are counted instead, since each of them has one. That number
-    does not grow where as many other references to the loop are dropped meanwhile.
+    For a loop that hides them it returns a larger number each time, as if there were always
+    more.
     """
     ready: Sized | None = getattr(loop, "_ready", None)
-    if ready is not None:
-        return ready.__len__
-    # One for all connections: it has 0.2 KB. It refers to the loop, so it must not be
-    # kept here.
-    known = _counters.get(loop)
-    counter = None if known is None else known()
-    if counter is None:
-        counter = functools.partial(sys.getrefcount, loop)
-        _counters[loop] = weakref.ref(counter)
-    return counter
-
-
-_counters: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, weakref.ref[functools.partial[int]]
-] = weakref.WeakKeyDictionary()
+    if ready is None:
+        # uvloop shows its deque of callbacks to the garbage collector alone.
+        queues = [each for each in gc.get_referents(loop) if type(each) is deque]
+        if len(queues) != 1:
+            return itertools.count(1, step=2).__next__
+        ready = queues[0]
+    return ready.__len__
 
 
 class LoopIterations:

@@ -275,8 +275,9 @@ class Mailbox(Generic[M]):
         """Return the next event or message, or None; they alternate when there are both."""
         if self._first is not None:
             return Source.EVENT, self.take_first()
-        if self._next_source is Source.EVENT:
-            return self._next_event() or self._next_message()
+        # None of the calls where there is nothing: most mailboxes have one item.
+        if self._next_source is Source.EVENT or not self._messages:
+            return (self._events and self._next_event()) or self._next_message()
         return self._next_message() or self._next_event()
 
     async def next(self) -> tuple[Source, Any]:
