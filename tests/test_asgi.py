@@ -11,6 +11,7 @@ from hypercorn.utils import is_asgi
 from tiderace import asgi
 from tiderace.consumer import AsyncConsumer
 from tiderace.routing import URLRouter
+from tiderace.security.websocket import OriginValidator
 from tiderace.topics import TopicsEndpoint
 
 
@@ -208,8 +209,13 @@ def test_a_workers_channel_is_described_by_its_name():
 
 @pytest.mark.parametrize(
     "application",
-    [AsyncConsumer.as_asgi(), TopicsEndpoint.as_asgi(), URLRouter([])],
-    ids=["consumer", "endpoint", "router"],
+    [
+        AsyncConsumer.as_asgi(),
+        TopicsEndpoint.as_asgi(),
+        URLRouter([]),
+        OriginValidator(URLRouter([]), ["*"]),
+    ],
+    ids=["consumer", "endpoint", "router", "validator"],
 )
 def test_servers_recognise_an_application_that_nothing_surrounds(application):
     assert is_asgi(application)

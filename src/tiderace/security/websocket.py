@@ -21,6 +21,7 @@ from tiderace.asgi import (
     Receive,
     Scope,
     Send,
+    mark_application,
     websocket_close,
 )
 from tiderace.security.origins import (
@@ -82,6 +83,7 @@ class OriginValidator:
         self.application = application
         self.allowed_origins = allowed_origins
         self.allow_missing = allow_missing
+        mark_application(self)
 
     # No coroutine function: its coroutine would be 0.25 KB of each socket, and hold the
     # scope, which middleware inside copies.
