@@ -11,7 +11,7 @@ from hypercorn.utils import is_asgi
 from tiderace import asgi
 from tiderace.consumer import AsyncConsumer
 from tiderace.routing import URLRouter
-from tiderace.security.websocket import OriginValidator
+from tiderace.security.websocket import AllowedHostsOriginValidator, OriginValidator
 from tiderace.topics import TopicsEndpoint
 
 
@@ -214,9 +214,10 @@ def test_a_workers_channel_is_described_by_its_name():
         TopicsEndpoint.as_asgi(),
         URLRouter([]),
         OriginValidator(URLRouter([]), ["*"]),
+        AllowedHostsOriginValidator(URLRouter([])),
     ],
-    ids=["consumer", "endpoint", "router", "validator"],
+    ids=["consumer", "endpoint", "router", "origins", "hosts"],
 )
-def test_servers_recognise_an_application_that_nothing_surrounds(application):
+def test_servers_recognise_an_outermost_application(application):
     assert is_asgi(application)
     assert not is_double_callable(application)

@@ -196,6 +196,7 @@ class _AllowedHosts(OriginValidator):
     def __init__(self, application: ASGIApp, *, allow_missing: bool) -> None:
         self.application = application
         self.allow_missing = allow_missing
+        mark_application(self)
 
     @property
     def allowed_origins(self) -> list[str]:  # type: ignore[override]  # not to be set

@@ -66,6 +66,9 @@ class TopicsEndpoint(TopicHooks):
     """Whether clients without an Origin header, which are no browsers, may use it over
     HTTP. The argument of ``get_application()`` overrides it."""
 
+    # Of ``allowed_origins``, made for the first connection.
+    _own_validator: OriginValidator | None = None
+
     @classmethod
     def as_asgi(cls) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]]:
         """Return the ASGI application.
@@ -170,13 +173,18 @@ class TopicsEndpoint(TopicHooks):
         outer: OriginValidator | None = scope.get("tiderace.origins")
         if outer is not None:
             return outer
-        missing = self.allow_missing_origin
-        if self.allowed_origins is None:
+        origins, missing = self.allowed_origins, self.allow_missing_origin
+        if origins is None:
             return _same_origin(missing)
-        validator = OriginValidator(
-            _no_application, self.allowed_origins, allow_missing=missing
-        )
-        validator.setting = f"{type(self).__qualname__}.allowed_origins"
+        validator = self._own_validator
+        if (
+            validator is None
+            or validator.allowed_origins is not origins
+            or validator.allow_missing != missing
+        ):
+            validator = OriginValidator(_no_application, origins, allow_missing=missing)
+            validator.setting = f"{type(self).__qualname__}.allowed_origins"
+            self._own_validator = validator
         return validator
 
 

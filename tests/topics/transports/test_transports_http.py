@@ -644,6 +644,20 @@ async def test_an_endpoint_may_name_its_origins(app):
     assert ours.status == 403
 
 
+async def test_the_origins_of_an_endpoint_may_be_replaced(app):
+    class Partner(TopicsEndpoint):
+        allowed_origins = ["https://former.example"]
+
+    serving = Partner.as_asgi()
+    partner = ((b"origin", b"https://partner.example"), JSON)
+    refused = await request(serving, "POST", "/connection/http_stream", headers=partner)
+    assert refused.status == 403
+
+    Partner.allowed_origins = ["https://partner.example"]
+    async with StreamClient(serving, headers=partner) as client:
+        assert client.connected["connect"]
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
