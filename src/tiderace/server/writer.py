@@ -210,13 +210,20 @@ class WriteScheduler:
         part.reverse()
         for each in part:
             try:
-                # The usual case, one frame, without a call of flush().
-                if len(each._frames) == 1 and not each.congested and not each._closed:
-                    frame = each._frames.pop()
+                frames = each._frames
+                # The usual case, without a call of flush(). A single frame is not copied.
+                if (
+                    frames
+                    and each._size <= _FLUSH_SIZE
+                    and not each.congested
+                    and not each._closed
+                ):
+                    data = b"".join(frames)
+                    frames.clear()
                     each._size = 0
                     # Set before the write, during which the transport may call pause_writing().
                     each._queue = self
-                    each._transport.write(frame)
+                    each._transport.write(data)
                 elif each._queue is None:
                     each.flush()
             except Exception as error:
