@@ -79,6 +79,8 @@ class RedisStreams:
             limit = None
         bucket = None if limit is None else self._keys.rate(limit[0])
         rate = None if limit is None else limit[1]
+        once = self._keys.once(subject, key) if key else None
+        once_ttl_ms = int(key_ttl * 1000) if key else None
         message_id = random_bytes(_ID_SIZE)
         begun = time.monotonic()
 
@@ -91,36 +93,35 @@ class RedisStreams:
                 members=self._keys.group(subject),
                 server=self._keys.server(subject),
                 bucket=bucket,
-                once=self._keys.once(subject, key) if key else None,
+                once=once,
                 channel=self._keys.group_channel(subject),
                 publish=self._keys.publish_command,
                 data=data,
                 id=message_id,
                 options=_options(keep, history, members_age, self._max_bytes),
                 rate=_pack_rate(rate),
-                once_ttl_ms=int(key_ttl * 1000),
+                once_ttl_ms=once_ttl_ms or 0,
                 since_ms=int(elapsed * 1000) if is_retry else None,
             )
 
-        first = None
-        if not key:
-            # The command of ``attempt``, packed in an eighth of the time.
-            keys, arguments = self._parts_of_command(subject)
-            end = _end_of_command(rate, keep, history, members_age, self._max_bytes)
-            first = self._commands.begin(
-                b"%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
-                % (
-                    _START if bucket is None else _START_LIMITED,
-                    keys,
-                    b"" if bucket is None else pack(bucket),
-                    arguments,
-                    len(data),
-                    data,
-                    _ID_SIZE,
-                    message_id,
-                    end,
-                )
+        # The command of ``attempt``, packed in an eighth of the time.
+        keys, arguments = self._parts_of_command(subject)
+        options = keep, history, members_age, self._max_bytes
+        first = self._commands.begin(
+            b"%b%b%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
+            % (
+                _STARTS[bucket is not None, once is not None],
+                keys,
+                b"" if bucket is None else pack(bucket),
+                b"" if once is None else pack(once),
+                arguments,
+                len(data),
+                data,
+                _ID_SIZE,
+                message_id,
+                _end_of_command(rate, once_ttl_ms, *options),
             )
+        )
         reply = await self._commands.call_with_retry(attempt, first, begun)
         names: Sequence[str] = ()
         if isinstance(reply, int):
@@ -269,11 +270,13 @@ def _options(
 
 
 @lru_cache(maxsize=1024)
-def _end_of_command(rate: Rate | None, *options: Any) -> bytes:
-    """Return the packed end of the command that publishes without an idempotency key."""
+def _end_of_command(rate: Rate | None, once_ttl_ms: int | None, *options: Any) -> bytes:
+    """Return the packed end of the command that publishes, for the first try."""
     words = [_options(*options)]
-    if rate is not None:
+    if rate is not None or once_ttl_ms is not None:
         words.append(_pack_rate(rate))
+    if once_ttl_ms is not None:
+        words.append(str(once_ttl_ms).encode())
     return pack(*words)
 
 
@@ -286,9 +289,14 @@ def _pack_rate(rate: Rate | None) -> bytes:
 
 _pack_options = struct.Struct("<8d").pack
 
-# The command that publishes, up to its keys: without a rate limit, and with one.
-_START = SCRIPTS["publish"].pack_start(4, 5)
-_START_LIMITED = SCRIPTS["publish"].pack_start(5, 6)
+# The command that publishes, up to its keys: without and with a rate limit, and without
+# and with an idempotency key.
+_STARTS = {
+    (False, False): SCRIPTS["publish"].pack_start(4, 5),
+    (True, False): SCRIPTS["publish"].pack_start(5, 6),
+    (False, True): SCRIPTS["publish"].pack_start(5, 7),
+    (True, True): SCRIPTS["publish"].pack_start(6, 7),
+}
 
 
 def _messages(subject: str, epoch: str, entries: Sequence[Any]) -> list[StreamMessage]:
