@@ -27,9 +27,14 @@ _SALT = "tiderace.topics.positions"
 _OFFSET_LENGTH = 14  # the most hexadecimal digits of an offset, which is below 2**53
 
 
+def is_signed(topic: Topic) -> bool:
+    """Return whether clients get the positions of a topic with a signature."""
+    return topic.history is not None and may_refuse_history(topic)
+
+
 def client_position(topic: Topic, position: Position) -> Position:
     """Return a position in the form for clients: signed where the topic needs it."""
-    if topic.history is None or not may_refuse_history(topic):
+    if not is_signed(topic):
         return position
     mac = _mac(topic.topic, position.epoch, position.offset, settings.SECRET_KEY)
     epoch = f"{position.epoch}.{position.offset:x}.{mac}"
@@ -47,7 +52,7 @@ async def recoverable_position(
     """Return the position from which a client may continue.
 
     Args:
-        topic: the topic.
+        topic: the topic, whose positions are signed.
         position: from the client.
         may_read_history: awaited only for a position that the server has not given.
 
@@ -55,8 +60,6 @@ async def recoverable_position(
         The position as the layer counts it; with ``UNKNOWN_EPOCH`` where the client may
         not continue from it.
     """
-    if topic.history is None or not may_refuse_history(topic):
-        return position
     place, given = _read(topic, position)
     if given or await may_read_history():
         return place

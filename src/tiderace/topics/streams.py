@@ -25,6 +25,7 @@ from tiderace.topics.json_fields import checked_tags, client_info, data_as_json
 from tiderace.topics.names import topic_group
 from tiderace.topics.positions import (
     client_position,
+    is_signed,
     layer_position,
     recoverable_position,
 )
@@ -170,11 +171,12 @@ async def start_stream(
             recovered and the client prefers an error then.
         LayerUnavailable: when the broker could not be reached in time.
     """
-    since, rewinds = None, False
+    since, rewinds, signed = None, False, is_signed(topic)
     if request.recover:
-        asked = Position(request.epoch, request.offset)
-        since = await recoverable_position(topic, asked, may_read_history)
-        request.epoch, request.offset = since.epoch, since.offset
+        since = Position(request.epoch, request.offset)
+        if signed:
+            since = await recoverable_position(topic, since, may_read_history)
+            request.epoch, request.offset = since.epoch, since.offset
     elif topic.rewind:
         rewinds = await may_read_history()
     recovered = conf.current().topics.recovered
@@ -206,9 +208,11 @@ async def start_stream(
         if result is not None and (follows is None or follows(top)):
             if topic.deliver is not None and result.publications:
                 result.publications = topic.deliver.newest(result.publications)
-            start = Position(result.epoch, result.offset)
-            result.epoch = client_position(topic, start).epoch
-            return result, client_position(topic, top)
+            if signed:
+                start = Position(result.epoch, result.offset)
+                result.epoch = client_position(topic, start).epoch
+                top = client_position(topic, top)
+            return result, top
     raise Refused(codes.INTERNAL)
 
 

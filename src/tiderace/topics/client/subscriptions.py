@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-
-from msgspec import Raw, UnsetType
+from typing import Any
 
 from tiderace import conf, metrics
 from tiderace.presence.store import Member
@@ -124,7 +123,12 @@ class ClientSubscriptions:
         try:
             if grant is None:
                 subscription.grant = await authorize(context, topic, request.token)
-            data = await self._call_on_subscribe(subscription, request)
+            value = None
+            if topic.on_subscribe is not None:
+                value = await self._call_on_subscribe(topic.on_subscribe, request)
+            if subscription.grant is not None and subscription.grant.data is not None:
+                value = subscription.grant.data
+            data = as_raw(value)
             subscription.joins = topic.push_joins
             if topic.presence is not Presence.OFF and not topic.push_joins:
                 subscription.asks_joins = request.join_leave
@@ -133,7 +137,8 @@ class ClientSubscriptions:
             if topic.presence is not Presence.OFF or topic.whispers:
                 layer = layer_of(topic)
                 await layer.stream_subscribe(events_group(name), subscription)
-            await context.growing.join(subscription)
+            if topic.growing is not None:
+                await context.growing.join(subscription)
             result, top = await start_stream(
                 subscription,
                 topic,
@@ -205,17 +210,12 @@ class ClientSubscriptions:
         self.commit(channel)
 
     async def _call_on_subscribe(
-        self, subscription: ActiveSubscription, request: SubscribeRequest
-    ) -> Raw | UnsetType:
-        """Return the data for the reply: the token's, or else the hook's."""
-        hook, data = subscription.topic.on_subscribe, None
-        if hook is not None:
-            arguments = [self._context.identity.user]
-            if len(inspect.signature(hook).parameters) > 1:
-                arguments.append(as_python(request.data))
-            data = await call_hook(hook, *arguments)
-        grant = subscription.grant
-        return as_raw(data if grant is None or grant.data is None else grant.data)
+        self, hook: Callable[..., Any], request: SubscribeRequest
+    ) -> Any:
+        arguments = [self._context.identity.user]
+        if len(inspect.signature(hook).parameters) > 1:
+            arguments.append(as_python(request.data))
+        return await call_hook(hook, *arguments)
 
     async def _check_joins(self, subscription: ActiveSubscription) -> None:
         """Decide whether a client that requests joins gets them.
