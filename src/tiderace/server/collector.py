@@ -12,7 +12,7 @@ _THRESHOLD = 5000
 # The youngest generation, and after how many collections of the one below it each of the
 # two older generations is collected too.
 _DEFAULT_OTHERS = [10, 10]
-_SMALL = (1000, 0, 300)
+_SMALL = (2500, 0, 160)
 
 _frozen = False
 
@@ -41,12 +41,14 @@ def _collect_less_often() -> None:
     A connection has about 70 objects that live long. With the default every 70,000 of
     them caused a full collection, which visits those of all connections: a seventh of the
     processor time in which thousands of clients connect, and pauses of a tenth of a
-    second. Now 600,000 do.
+    second. Now 800,000 do.
 
-    The two younger generations have 1000 objects each, which are still in the processor's
+    The two younger generations have 2500 objects each, which are still in the processor's
     cache when they are visited. Measured in November 2026 (Python 3.11, two shared cores),
-    collections per topic client that connects: 11 us and pauses of 0.3 ms; with 5000 and
-    15,000 objects 22 us and 5 ms.
+    their collections per topic client that connects: 14 us; with 5000 and 15,000 objects
+    21 us, and longer pauses. With 1000 objects it was 11 us, but more objects that are in
+    use for a moment reached the oldest generation: full collections came sooner when
+    10,000 clients returned at once.
     """
     first, *others = gc.get_threshold()
     if first in _DEFAULT_THRESHOLDS:
