@@ -342,7 +342,7 @@ def django_setting(name: str) -> Any:
     return read[name] if name in read else getattr(settings, name)
 
 
-# The setting, what it was read from, and the settings that it gave.
+# The setting, what it was read from (None without Django's settings), and what it gave.
 _validated: tuple[object, object, Settings] | None = None
 
 
@@ -353,15 +353,14 @@ def current() -> Settings:
     after ``override_settings``.
     """
     global _validated
-    source = _unwrap_settings()
-    if _validated is not None and source is not None:
-        values, read_from, result = _validated
+    if _validated is not None:
+        values, source, result = _validated
+        read = object.__getattribute__(settings, "__dict__")
         if values is not None:
-            read = object.__getattribute__(settings, "__dict__")
             if read.get("TIDERACE") is values:
                 return result
         # Django keeps the absence of a setting nowhere, and raises an error each time.
-        elif read_from is source and "TIDERACE" not in vars(source):
+        elif read["_wrapped"] is source and "TIDERACE" not in vars(source):
             return result
     values = getattr(settings, "TIDERACE", None) if configured() else None
     if _validated is None or _validated[0] is not values:
