@@ -316,6 +316,29 @@ async def test_an_event_of_the_client_is_handled_after_a_suspended_handler(layer
     await socket.close()
 
 
+async def test_a_task_of_an_eager_handler_runs_before_an_event_that_waits(layer):
+    order = []
+
+    class Starting(Member):
+        async def websocket_receive(self, event):
+            order.append("event")
+
+        async def said(self, event):
+            self.spawn(self.work())
+
+        async def work(self):
+            order.append("task")
+
+    consumer_socket = await Socket(Starting).open()
+    consumer_socket.events.put_nowait({"type": "websocket.receive", "text": "hello"})
+    await asyncio.sleep(0)  # the event is in the mailbox
+    await layer.group_send("room", {"type": "said"})
+    await until(lambda: len(order) == 2)
+
+    assert order == ["task", "event"]
+    await consumer_socket.close()
+
+
 async def test_a_handler_that_yields_to_the_loop_is_resumed(layer):
     class Yielding(Member):
         async def said(self, event):

@@ -67,6 +67,11 @@ class Dispatcher:
                     try:
                         while taken is None:
                             await mailbox.wait()
+                            if eager.has_woken():
+                                # Between the event and this, a message was handled
+                                # eagerly: the tasks that its handler has woken run now.
+                                eager.stop_waiting()
+                                await asyncio.sleep(0)
                             taken = mailbox.take()
                     except asyncio.CancelledError as cancelled:
                         taken = self._interrupt(cancelled)

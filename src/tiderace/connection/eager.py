@@ -283,6 +283,10 @@ class EagerPath:
         """Return whether a callback of the loop is ready, or may be."""
         return self._count_ready() > 0
 
+    def has_woken(self) -> bool:
+        """Return whether tasks that a handler has started or woken have still to run."""
+        return self._iterations.number < self._eager_from
+
     def wait(self, woken: bool) -> None:
         """Handle messages eagerly from now on: the connection's task waits for them.
 
