@@ -27,6 +27,8 @@ from tiderace.exceptions import (
 )
 from tiderace.layers import Retention
 from tiderace.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
+from tiderace.layers.redis.commands import CommandRunner
+from tiderace.layers.redis.connection import ConnectionLost
 from tiderace.runtime import sync_bridge
 
 
@@ -184,6 +186,18 @@ async def test_publishing_to_a_server_that_is_away_raises_after_the_timeout(
     with pytest.raises(LayerUnavailable, match=r"could not be reached within 0\.2"):
         await layer.group_send("room", {"type": "said"})
     await layer.close()
+
+
+async def test_an_error_at_the_deadline_of_a_retry_has_the_reason_of_the_try_before():
+    async def attempt(is_retry):
+        if is_retry:
+            await asyncio.Event().wait()  # no reply comes
+        raise ConnectionLost("the connection was reset")
+
+    runner = CommandRunner(mock.Mock(host={}), timeout=0.2)
+
+    with pytest.raises(LayerUnavailable, match=r"\(the connection was reset\)"):
+        await runner.call_with_retry(attempt)
 
 
 async def test_the_error_for_a_wrong_password_does_not_contain_it(own_server, prefix):

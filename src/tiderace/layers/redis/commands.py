@@ -138,6 +138,7 @@ class CommandRunner:
         """
         deadline = (begun or time.monotonic()) + self._timeout
         tries = 0
+        reason: Exception | None = None
         while True:
             begun = time.monotonic()
             try:
@@ -151,7 +152,9 @@ class CommandRunner:
                     return await attempt(False)
                 return await _run_until(deadline, attempt(True))
             except (ConnectionLost, TimeoutError) as error:
-                reason: Exception = error
+                # That of the deadline says nothing: the try before it has the reason.
+                if reason is None or str(error):
+                    reason = error
             except (hiredis.ReplyError, redis.exceptions.ResponseError) as error:
                 if not _is_transient(error):
                     text = (
