@@ -160,7 +160,8 @@ class Connection:
         reader = self._reader = EventReader(
             self._receive, self._mailbox, outbox=self._outbox, idle=self._idle
         )
-        self._task.add_done_callback(reader.stop)
+        # With a context, since it would be a copy of the running one: 64 bytes.
+        self._task.add_done_callback(reader.stop, context=self._context)
         for event in self._early or ():
             self.queue_event(event)
         cancelled = taken = None
