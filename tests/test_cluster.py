@@ -417,10 +417,10 @@ class Quiet:
         return self._stats.processes[0]
 
     async def stream_subscribe(self, group, listener):
-        listener.groups.add(group)
+        listener.groups = {*listener.groups, group}
 
     def stream_unsubscribe(self, group, listener):
-        listener.groups.discard(group)
+        listener.groups = {*listener.groups} - {group}
 
     async def group_send(self, group, event):
         pass

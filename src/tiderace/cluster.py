@@ -131,8 +131,8 @@ class Cluster:
     """
 
     def __init__(self, layer: Any) -> None:
-        # The groups it listens to; the stream hub changes them.
-        self.groups: set[str] = set()
+        # The groups it listens to; set by the stream hub.
+        self.groups: Collection[str] = ()
         self.layer = layer
         self.can_ask = all(
             layer_attribute(layer, name) for name in ("stream_subscribe", "stats_here")
@@ -154,7 +154,7 @@ class Cluster:
         if self._loop is None or self._loop.is_closed():
             return False
         if self.can_ask:
-            return self._own_groups <= self.groups
+            return self._own_groups.issubset(self.groups)
         return self.layer is None or (
             self._reading is not None and not self._reading.done()
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tiderace.delivery.mailbox import Mailbox
 from tiderace.delivery.outbox import PreparedMessage
+
+_FEW = 4
 
 
 class Hub:
@@ -23,11 +25,11 @@ class Hub:
     def add(self, group: str, mailbox: Mailbox[Any]) -> None:
         """Add ``mailbox`` to ``group``."""
         self.groups.setdefault(group, {})[mailbox.name] = mailbox
-        mailbox.groups.add(group)
+        mailbox.groups = with_group(mailbox.groups, group)
 
     def discard(self, group: str, mailbox: Mailbox[Any]) -> bool:
         """Remove ``mailbox`` from ``group``; return whether it was the last member."""
-        mailbox.groups.discard(group)
+        mailbox.groups = without_group(mailbox.groups, group)
         members = self.groups.get(group)
         # Another mailbox of the same name may have replaced it.
         if members is None or members.get(mailbox.name) is not mailbox:
@@ -57,6 +59,27 @@ class Hub:
         # Copied in one step under the GIL: members may join or leave in other threads,
         # and in code that a push runs.
         return [] if members is None else list(members.values())
+
+
+def with_group(groups: Collection[str], group: str) -> Collection[str]:
+    """Return ``groups`` with one more; a set is changed in place.
+
+    Up to four are a tuple, since a set takes 0.2 KB, and most sockets are in one group.
+    """
+    if isinstance(groups, set):
+        groups.add(group)
+        return groups
+    if group in groups:
+        return groups
+    return (*groups, group) if len(groups) < _FEW else {*groups, group}
+
+
+def without_group(groups: Collection[str], group: str) -> Collection[str]:
+    """Return ``groups`` without one; a set is changed in place."""
+    if isinstance(groups, set):
+        groups.discard(group)
+        return groups
+    return tuple(each for each in groups if each != group)
 
 
 def write_to_idle(

@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -121,7 +121,7 @@ class Mailbox(Generic[M]):
         # How many callers are reading, or about to read or push; set by the layer only.
         self.readers = 0
         # The groups of this mailbox; set by the hub only.
-        self.groups: set[str] = set()
+        self.groups: Collection[str] = ()
         self._clock = clock
         self._messages: deque[tuple[float, M]] = _NO_MESSAGES
         # Held while the oldest message is removed: by a reader, or by a push that finds

@@ -12,10 +12,11 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from tiderace import metrics
+from tiderace.delivery.hub import with_group, without_group
 from tiderace.history import Publication
 
 logger = logging.getLogger("tiderace.layers")
@@ -35,8 +36,8 @@ class Listener(Protocol):
     return at once and not raise.
     """
 
-    groups: set[str]
-    """The groups that it listens to; written by the layer alone."""
+    groups: Collection[str]
+    """The groups that it listens to; at first empty, and set by the layer alone."""
 
     def on_publication(self, group: str, publication: Publication) -> None:
         """Take a publication, shared by all listeners.
@@ -144,7 +145,7 @@ class _LoopListeners:
     def clear(self) -> None:
         """Remove all listeners."""
         for listener in list(self.members.values()):
-            listener.groups.discard(self.group)
+            listener.groups = without_group(listener.groups, self.group)
             self.discard(listener)
 
     def deliver(self) -> None:
@@ -335,12 +336,12 @@ class StreamHub:
                 listeners = _LoopListeners(group, loop)
                 by_loop.append(listeners)
             listeners.add(listener)
-            listener.groups.add(group)
+            listener.groups = with_group(listener.groups, group)
 
     def discard(self, group: str, listener: Listener) -> bool:
         """Remove ``listener``; return whether it was the last one of the group."""
         with self._lock:
-            listener.groups.discard(group)
+            listener.groups = without_group(listener.groups, group)
             by_loop = self._groups.get(group, [])
             for listeners in by_loop:
                 listeners.discard(listener)

@@ -82,7 +82,7 @@ class LocalDeliveryContract(Contract):
         for group in ("room", "hall"):
             await layer.group_send(group, {"type": "greet"})
 
-        assert mailbox.groups == set()
+        assert not mailbox.groups
         assert await self.read_all(layer, channel) == []
 
     async def test_detaching_does_not_affect_the_other_members(

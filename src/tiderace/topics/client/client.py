@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -81,7 +81,6 @@ class TopicClient:
 
     __slots__ = (
         "_ending",
-        "_groups",
         "_left",
         "_node",
         "_reader",
@@ -90,6 +89,7 @@ class TopicClient:
         "_task",
         "_timers",
         "context",
+        "groups",
         "outbox",
         "secret",
         "subscriptions",
@@ -102,8 +102,8 @@ class TopicClient:
         self.context = context
         self.transport = transport
         self.secret = secret
-        # Made when needed: an anonymous client listens to none.
-        self._groups: set[str] | None = None
+        # Those that it listens to; the stream hub sets them.
+        self.groups: Collection[str] = ()
         self._node = node
         self._session = Session(
             transport.codec,
@@ -196,13 +196,6 @@ class TopicClient:
             self._task.cancel()
 
     @property
-    def groups(self) -> set[str]:
-        """The groups that it listens to; the stream hub changes them."""
-        if self._groups is None:
-            self._groups = set()
-        return self._groups
-
-    @property
     def user(self) -> Any:
         return self.context.identity.user
 
@@ -252,7 +245,7 @@ class TopicClient:
             self.outbox.abandon()
 
     def _leave_groups(self) -> None:
-        for group in list(self._groups or ()):
+        for group in list(self.groups):
             control_layer().stream_unsubscribe(group, self)
 
     # Commands

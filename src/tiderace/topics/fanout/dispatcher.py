@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -77,7 +77,7 @@ class ActiveSubscription(Subscription):
         self.group = topic_group(topic.topic)
         self.outbox = outbox
         self.codec = outbox.codec
-        self.groups: set[str] = set()
+        self.groups: Collection[str] = ()
         self._on_lost = on_lost
         # What a token or the server grants; None where the topic's permissions allow the
         # subscription: they are checked again when the user's permissions change.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Protocol
 
 from tiderace import metrics
@@ -64,7 +64,7 @@ class LatestFeed:
         limit: int,
         paced: bool = True,
     ) -> None:
-        self.groups: set[str] = set()
+        self.groups: Collection[str] = ()
         self.starting = asyncio.Lock()
         """Held while the feed begins to listen."""
         self.listening = False

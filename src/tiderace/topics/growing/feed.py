@@ -110,8 +110,8 @@ class TopicFeed:
     """
 
     def __init__(self, topic: Topic, options: Growing, tasks: TaskGroup) -> None:
-        # The groups it listens to; the stream hub changes them.
-        self.groups: set[str] = set()
+        # The groups it listens to; set by the stream hub.
+        self.groups: Collection[str] = ()
         self.log = MessageLog()
         self.subscriptions: set[ActiveSubscription] = set()
         self._active: set[ActiveSubscription] = set()

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -146,7 +146,7 @@ class EventStream:
         topic: Topic,
         signed: SignedName | None,
     ) -> None:
-        self.groups: set[str] = set()
+        self.groups: Collection[str] = ()
         self._exchange = exchange
         self._identity = identity
         self._signed = signed
