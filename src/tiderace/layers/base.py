@@ -20,7 +20,6 @@ from tiderace.ratelimit import Rate
 from tiderace.runtime.sync_bridge import SyncCalls
 
 _COLLECTIONS = (list, tuple, set, frozenset)
-
 Capacities = list[tuple["re.Pattern[str]", int]]
 
 SENDING_METHODS = (

@@ -329,13 +329,11 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
         else:
             data = self.serialize(message)
         metrics.MESSAGES_SENT.add()
-        queues: Collection[str]
-        if len(groups) == 1:
-            queues = (await self._publisher.publish(groups[0], data)).members
-        else:
-            queues = await self._publisher.publish_to_each(groups, data)
+        queues: list[str] = []
+        for name in groups:
+            queues += (await self._publisher.publish(name, data)).members
         if queues:
-            queues = [queue for queue in queues if queue not in excluded]
+            queues = [each for each in dict.fromkeys(queues) if each not in excluded]
             await self._publisher.send_to_queues(
                 queues, groups, self.serialize(message)
             )
@@ -357,7 +355,9 @@ class PubSubLayer(BaseChannelLayer, LocalDelivery):
             PreparedMessage(text_data, bytes_data), groups, self._channel_names(exclude)
         )
         metrics.MESSAGES_SENT.add()
-        await self._publisher.publish_to_each(groups, self.serialize(message))
+        data = self.serialize(message)
+        for name in groups:
+            await self._publisher.publish(name, data)
 
     # Streams
 

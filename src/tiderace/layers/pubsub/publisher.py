@@ -86,16 +86,6 @@ class Publisher:
             cursor.published = published.position
         return published
 
-    async def publish_to_each(
-        self, groups: Collection[str], data: bytes
-    ) -> Collection[str]:
-        """Publish to each of ``groups``; return the named queues that are in them."""
-        queues: dict[str, None] = {}
-        for group in groups:
-            published = await self.publish(group, data)
-            queues.update(dict.fromkeys(published.members))
-        return queues
-
     async def send_to_queues(
         self, queues: Collection[str], groups: Collection[str], data: bytes
     ) -> None:
