@@ -254,9 +254,8 @@ class URLRouter:
             if not match:
                 continue
             try:
-                return await route.callback(
-                    _scope_of(scope, route, match), receive, send
-                )
+                inner = _scope_of(scope, route, match)
+                return await route.callback(inner, receive, send)
             except NoRoute:
                 continue
             except Resolver404:
