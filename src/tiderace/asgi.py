@@ -341,7 +341,7 @@ def unwrap_lazy(value: Any) -> Any:
     """Return what Django's lazy object has loaded, ``empty`` before; else ``value``."""
     if not issubclass(type(value), LazyObject):
         return value
-    # Past its Python code, which vars() would run.
+    # vars() would run Django's Python code for each attribute, which takes longer.
     return object.__getattribute__(value, "__dict__")["_wrapped"]
 
 

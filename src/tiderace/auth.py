@@ -227,7 +227,7 @@ class UserLazyObject(LazyObject):  # type: ignore[type-arg]  # not generic at ru
     """The placeholder in ``scope["user"]`` until the user has been looked up."""
 
     def __init__(self) -> None:
-        fill_lazy(self, empty)  # past Django's Python code
+        fill_lazy(self, empty)  # quicker than Django's constructor
 
     def _setup(self) -> None:
         raise ValueError("Accessing scope user before it is ready.")

@@ -327,7 +327,7 @@ def configured() -> bool:
 
 
 def _unwrap_settings() -> Any:
-    """Return what Django's ``settings`` have loaded, None before; past its Python code."""
+    """Return what Django's ``settings`` have loaded, or None, without its slow look-up."""
     wrapped = object.__getattribute__(settings, "__dict__")["_wrapped"]
     return None if wrapped is empty else wrapped
 
@@ -359,7 +359,7 @@ def current() -> Settings:
         if values is not None:
             if read.get("TIDERACE") is values:
                 return result
-        # Django keeps the absence of a setting nowhere, and raises an error each time.
+        # Django does not cache that a setting is missing: each look-up raises an error.
         elif read["_wrapped"] is source and "TIDERACE" not in vars(source):
             return result
     values = getattr(settings, "TIDERACE", None) if configured() else None

@@ -136,9 +136,10 @@ class CookieMiddleware(ScopeMiddleware):
 
 
 class LazySession(SimpleLazyObject):  # type: ignore[type-arg]  # not generic at run time
-    """A session that is new unless it is filled, made past Django's Python code."""
+    """A session that is new unless it is filled."""
 
     def __init__(self, store: Callable[[], Any]) -> None:
+        # As Django's constructor, which takes longer.
         object.__setattr__(self, "__dict__", {"_setupfunc": store, "_wrapped": empty})
 
 

@@ -58,7 +58,8 @@ class HttpProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     # The writer of a response whose finished parts the application writes.
     parts: ServerPartWriter | None = None
 
-    # Whether uvicorn's part of the connection is set up, and what is read before that.
+    # Whether uvicorn's part of the connection is set up. The attributes below are read
+    # before that too.
     _set_up = False
     cycle: Any = None
     timeout_keep_alive_task: asyncio.TimerHandle | None = None
