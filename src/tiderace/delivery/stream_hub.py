@@ -61,6 +61,21 @@ class BatchListener(Listener, Protocol):
         """Deliver ``publication`` to ``listeners``; called instead of ``on_publication``."""
 
 
+class ListenerBatch(list[Any]):
+    """All listeners to a group that one ``dispatch`` delivers to, until they change.
+
+    Attributes:
+        derived: for ``dispatch``, to keep what it has derived from the listeners; None at
+            first.
+    """
+
+    __slots__ = ("derived",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.derived: Any = None
+
+
 # Listeners of one class with its ``dispatch``; None if they get publications one by one.
 _Batch: TypeAlias = tuple[Any, list[Listener]]
 
@@ -224,7 +239,7 @@ class _LoopListeners:
         changes = self._changes
         grouped_at, batches = self._grouped
         if grouped_at != changes:
-            by_dispatch: defaultdict[Any, list[Listener]] = defaultdict(list)
+            by_dispatch: defaultdict[Any, list[Listener]] = defaultdict(ListenerBatch)
             # In one step under the GIL: other threads add and discard members.
             for each in list(self.members.values()):
                 by_dispatch[getattr(each, "dispatch", None)].append(each)

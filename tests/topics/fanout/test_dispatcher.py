@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tiderace.delivery.stream_hub import StreamHub
 from tiderace.history import Position, Publication
 from tiderace.protocol.codec import JSONCodec
 from tiderace.protocol.messages import SubscribeRequest
@@ -90,6 +91,46 @@ def subscribe(topic):
     return make
 
 
+class Room:
+    """A stream hub with three subscribers at offset 5."""
+
+    def __init__(self, subscribe):
+        RecordingWriter.calls = 0
+        self._hub = StreamHub()
+        self._codec = CountingCodec()
+        self._subscribe = subscribe
+        self.slow = []
+        self.members = [self.join(5) for _ in range(3)]
+
+    def join(self, offset):
+        client, slow = self._subscribe(
+            self._codec, writer=RecordingWriter(), position=offset
+        )
+        self.slow.append(slow)
+        self._hub.add(GROUP, client)
+        return client
+
+    def leave(self, client):
+        self._hub.discard(GROUP, client)
+
+    def publish(self, offset):
+        assert self._hub.put(GROUP, publication(offset)).start()
+
+
+@pytest.fixture
+async def room(subscribe):
+    return Room(subscribe)
+
+
+def received(client):
+    """Return the offsets of the publications that a client was sent."""
+    return [int(frame[frame.rindex(b":") + 1 : -3]) for frame in written(client)]
+
+
+def written(client):
+    return client.outbox.writer.frames
+
+
 def publication(offset):
     return Publication(Position("e", offset), str(offset))
 
@@ -146,3 +187,82 @@ async def test_a_congested_socket_over_its_limit_is_reported_as_slow(subscribe):
     assert not full.frames
     assert over_slow == [over.outbox]
     assert waiting_slow == other_slow == []
+
+
+async def test_the_subscribers_of_a_room_are_written_to_in_one_call_each_time(room):
+    room.publish(6)
+    room.publish(7)
+    room.publish(8)
+
+    assert RecordingWriter.calls == 3
+    assert [received(each) for each in room.members] == [[6, 7, 8]] * 3
+    assert [each.position.offset for each in room.members] == [8] * 3
+    assert len({id(written(each)[2]) for each in room.members}) == 1
+
+
+async def test_a_subscriber_that_joins_or_leaves_between_publications(room):
+    room.publish(6)
+    room.publish(7)
+    first, second, third = room.members
+
+    room.leave(second)
+    fourth = room.join(7)
+    room.publish(8)
+
+    assert received(first) == received(third) == [6, 7, 8]
+    assert received(second) == [6, 7]
+    assert received(fourth) == [8]
+
+
+async def test_a_subscriber_that_has_fallen_behind_in_a_room_is_reported(
+    room, subscribe
+):
+    room.publish(6)
+    room.publish(7)
+    first, second, third = room.members
+    second.position = Position("e", 6)
+
+    room.publish(8)
+
+    assert subscribe.lost == [second]
+    assert received(second) == [6, 7]
+    assert received(first) == received(third) == [6, 7, 8]
+
+
+async def test_a_subscriber_in_a_room_that_subscribes_again_gets_it_after_the_reply(
+    room,
+):
+    room.publish(6)
+    room.publish(7)
+    second = room.members[1]
+    second.buffered = []
+
+    room.publish(8)
+    before = received(second)
+    second.send_buffered()
+
+    assert before == [6, 7]
+    assert [received(each) for each in room.members] == [[6, 7, 8]] * 3
+
+
+async def test_a_publication_that_a_room_has_is_not_sent_again(room):
+    room.publish(6)
+    room.publish(7)
+
+    room.publish(7)
+
+    assert [received(each) for each in room.members] == [[6, 7]] * 3
+
+
+async def test_a_slow_client_in_a_room_is_reported_and_the_others_are_served(room):
+    room.publish(6)
+    room.publish(7)
+    first, second, third = room.members
+    writer = second.outbox.writer
+    writer.congested, writer.buffered = True, 11
+
+    room.publish(8)
+
+    assert room.slow == [[], [second.outbox], []]
+    assert received(first) == received(third) == [6, 7, 8]
+    assert received(second) == [6, 7]

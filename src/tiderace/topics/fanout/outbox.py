@@ -16,7 +16,7 @@ import asyncio
 import contextvars
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, ClassVar
 
 from tiderace import metrics
@@ -305,15 +305,40 @@ def write_all(outboxes: Sequence[ClientOutbox], frame: bytes) -> None:
     sockets together, which costs far less than ``put`` for each. ``on_slow`` is called
     for clients that read too slowly.
     """
-    first, wrap = outboxes[0].writer, outboxes[0].wrap
-    if first is None or wrap is None or len({each.wrap for each in outboxes}) > 1:
-        # A codec of both WebSockets and HTTP streams is rare.
+    wrap, writers = outboxes[0].wrap, writers_of(outboxes)
+    if wrap is None or writers is None:
         for outbox in outboxes:
             outbox.push(frame)
-        return
-    writers = [each.writer for each in outboxes]
-    wrapped = wrap(frame)
-    refused = first.write_all(writers, wrapped)
+    else:
+        write_wrapped(writers, wrap(frame), outboxes)
+
+
+def writers_of(outboxes: Sequence[ClientOutbox]) -> list[FrameWriter] | None:
+    """Return the writers of outboxes for which ``wrap`` is the same; else None.
+
+    They stay the writers of these outboxes.
+    """
+    wrap = outboxes[0].wrap
+    # A codec of both WebSockets and HTTP streams is rare.
+    writers = [
+        each.writer
+        for each in outboxes
+        if each.wrap is wrap and each.writer is not None
+    ]
+    return writers if len(writers) == len(outboxes) else None
+
+
+def write_wrapped(
+    writers: Sequence[FrameWriter], wrapped: bytes, outboxes: Iterable[ClientOutbox]
+) -> None:
+    """Queue what ``wrap`` returned for the clients of ``outboxes``; else as ``write_all``.
+
+    Args:
+        writers: what ``writers_of`` returned for them.
+        wrapped: a frame of the server.
+        outboxes: the outboxes; read only where a client reads too slowly.
+    """
+    refused = writers[0].write_all(writers, wrapped)
     if refused:
         by_writer = {id(each.writer): each for each in outboxes}
         for writer in refused:
