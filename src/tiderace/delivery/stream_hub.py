@@ -79,6 +79,8 @@ class ListenerBatch(list[Any]):
 # Listeners of one class with its ``dispatch``; None if they get publications one by one.
 _Batch: TypeAlias = tuple[Any, list[Listener]]
 
+_UNGROUPED: tuple[int, list[_Batch]] = (-1, [])
+
 
 class _LoopListeners:
     """The listeners to one group in one event loop, and the items queued for them.
@@ -112,7 +114,7 @@ class _LoopListeners:
         # number of changes at which they were grouped: they change far more seldom than
         # publications come.
         self._changes = 0
-        self._grouped: tuple[int, list[_Batch]] = (0, [])
+        self._grouped = _UNGROUPED
         # Publications, None for a loss, with the number of each. A list, as it is mostly
         # empty or short: an empty deque takes 0.7 KB, and many groups have one listener.
         self._queue: list[tuple[int, Publication | None]] = []
@@ -157,6 +159,8 @@ class _LoopListeners:
         """Remove a listener, if it is here, also from the delivery that is under way."""
         if self.members.pop(id(listener), None) is not None:
             self._changes += 1
+            # Else the batches would keep the listener until the next publication.
+            self._grouped = _UNGROUPED
             self._left[id(listener)] = None
 
     def clear(self) -> None:
