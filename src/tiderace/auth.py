@@ -163,7 +163,7 @@ def _is_new(session: SessionBase) -> bool:
     known = unwrap_lazy(session)
     if known is not empty:
         session = known
-    elif issubclass(type(session), LazySession):  # nobody has used it yet
+    elif issubclass(type(session), LazySession):  # it was not used yet
         return True
     return session.session_key is None and SESSION_KEY not in session
 

@@ -141,23 +141,31 @@ def test_a_burst_of_two_senders_loses_none_on_its_way_through_a_task(run):
     run(main)
 
 
+class Turns:
+    """Counts the turns of the running loop inside a ``with`` block."""
+
+    def __enter__(self):
+        self.count = 0
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    def __exit__(self, *error):
+        self._task.cancel()
+
+    async def _run(self):
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+
 async def turns_of_500_messages(layer):
     """Send them to the group "room"; return how many turns of the loop that takes."""
     await until(lambda: not loop_iterations().pending)
     await settle()
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    for _ in range(500):
-        await layer.group_send("room", {"type": "news"})
-    counting.cancel()
-    return turns
+    with Turns() as turns:
+        for _ in range(500):
+            await layer.group_send("room", {"type": "news"})
+    return turns.count
 
 
 def test_a_handler_that_wakes_nothing_costs_its_sender_no_turn(run):
@@ -288,21 +296,12 @@ def test_a_handler_that_has_waited_and_wakes_nothing_is_followed_by_the_next(run
         for _ in range(20):
             client.text("hello")
         await settle()
-        turns = 0
-
-        async def count():
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        counting = asyncio.create_task(count())
-        Waiting.released.set()
-        await Waiting.finished.wait()
-        counting.cancel()
+        with Turns() as turns:
+            Waiting.released.set()
+            await Waiting.finished.wait()
 
         # Each handler waits for one; another one for each would make 40.
-        assert turns < 30
+        assert turns.count < 30
         await client.leave()
 
     run(main)

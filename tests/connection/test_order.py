@@ -82,7 +82,7 @@ async def test_events_of_our_server_are_handled_in_order_by_a_busy_consumer():
     assert recorder.handled == sent
 
 
-async def test_what_our_server_sends_right_before_the_disconnect_is_handled():
+async def test_our_server_passes_on_messages_that_come_right_before_the_disconnect():
     recorder = Recorder()
     client = await Client(recorder, events=ServerQueue()).open()
     await settle()

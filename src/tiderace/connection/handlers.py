@@ -63,7 +63,7 @@ class Handlers(NamedTuple):
 
 
 class ConsumerProtocol(Protocol):
-    """What a connection uses of its consumer, beside the ``Handlers`` of its class."""
+    """A consumer, as its connection uses it. Its class has ``Handlers`` in addition."""
 
     scope: Scope
     channel_layer: Any

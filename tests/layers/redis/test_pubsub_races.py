@@ -891,6 +891,13 @@ class Listener:
     def on_gap(self, group):
         self.came.append("gap")
 
+    async def take_burst(self, broker, size):
+        """Let ``size`` publications arrive at once, and wait until all have come."""
+        burst = [broker.append("room", message(number)) for number in range(size)]
+        broker.arriving.put_nowait(burst)
+        await until(lambda: len(self.came) == size)
+        self.counting.cancel()
+
 
 class SilentListener:
     """Ignores what it gets."""
@@ -911,12 +918,9 @@ async def test_a_hundred_publications_to_listeners_come_in_one_iteration(layer, 
     await layer.stream_subscribe("room", listener)
     await settle()
 
-    burst = [broker.append("room", message(number)) for number in range(100)]
-    broker.arriving.put_nowait(burst)
-    await until(lambda: len(listener.came) == 100)
+    await listener.take_burst(broker, 100)
 
     assert len(set(listener.came)) == 1
-    listener.counting.cancel()
 
 
 async def test_longer_bursts_of_publications_let_others_run_in_between(layer, broker):
@@ -925,12 +929,9 @@ async def test_longer_bursts_of_publications_let_others_run_in_between(layer, br
     await layer.stream_subscribe("room", listener)
     await settle()
 
-    burst = [broker.append("room", message(number)) for number in range(300)]
-    broker.arriving.put_nowait(burst)
-    await until(lambda: len(listener.came) == 300)
+    await listener.take_burst(broker, 300)
 
     assert max(map(listener.came.count, listener.came)) <= 128
-    listener.counting.cancel()
 
 
 async def test_a_burst_to_many_listeners_lets_others_run_after_32_publications(
@@ -943,12 +944,9 @@ async def test_a_burst_to_many_listeners_lets_others_run_after_32_publications(
         await layer.stream_subscribe("room", SilentListener())
     await settle()
 
-    burst = [broker.append("room", message(number)) for number in range(100)]
-    broker.arriving.put_nowait(burst)
-    await until(lambda: len(listener.came) == 100)
+    await listener.take_burst(broker, 100)
 
     assert max(map(listener.came.count, listener.came)) <= 32
-    listener.counting.cancel()
 
 
 async def test_a_burst_to_a_group_with_a_listener_and_a_consumer_fills_no_mailbox(
